@@ -1,0 +1,44 @@
+# `make run` serves the built-in model; `make check` and `make test` are what CI runs.
+PYTHON ?= python3
+# Address of a package index that holds the torch build you want (PyTorch's CPU wheels, say).
+# Empty takes torch from wherever pip is set up to look.
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install run test test-slow check format benchmark clean
+
+install: $(STAMP)
+
+# torch goes first and alone, so that an index named for it is asked for nothing else.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --retries 0 --no-deps -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+run: install
+	$(BIN)/python -m app serve
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	nice -n 5 $(BIN)/python -m pytest -m slow --timeout 3600
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: install
+	$(BIN)/python -m benchmarks.batching
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,134 @@
+"""What the API process and the worker say to each other: plain data over one pipe.
+
+To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
+From the worker: :class:`Loading` until :class:`Ready`, then for every request either
+:class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every step.
+A cancelled request is not answered.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.parameters import ModelInfo, Parameters
+
+Picture = NDArray[np.uint8]
+"""RGB pixels, ``uint8`` of shape ``[height, width, 3]``."""
+
+Embedding = NDArray[np.float32]
+"""A picture's projected CLIP embedding, not normalised, ``float32`` of shape ``[projection]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Load this checkpoint and get ready; the fields are those of :class:`app.settings.Settings`.
+
+    ``step_seconds`` maps a bucket to the seconds of one step as an earlier worker measured them;
+    where it is given, the worker does not measure again.
+    """
+
+    model: str
+    revision: str | None
+    device: str
+    dtype: str
+    attention_slicing: str
+    vae_slicing: bool
+    safety_checker: bool
+    sizes: tuple[tuple[int, int], ...]
+    max_rows: int | None
+    fixed_bucket: bool
+    step_seconds: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Make a request's variations, from its picture or, run again, from its embedding."""
+
+    request_id: str
+    parameters: Parameters
+    source: Picture | Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for this request any more: drop its samples before the next step."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The worker is not ready yet: ``stage`` says what it does, ``fraction`` (0–1) how far."""
+
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker takes requests: at most ``max_rows`` rows in a step."""
+
+    model: ModelInfo
+    max_rows: int
+    step_seconds: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The picture's embedding; with it, the request can be run again without the picture."""
+
+    request_id: str
+    embedding: Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds a request spent in each stage, and ``steps``, the UNet calls it took part in.
+
+    ``queue`` is all the waiting between arrival at the worker and the first step.
+    """
+
+    queue: float
+    encode: float
+    denoise: float
+    decode: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A request's pictures in the order of their seeds; ``None`` stands for a flagged one."""
+
+    request_id: str
+    pictures: tuple[Picture | None, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """This request alone cannot be served; ``message`` is written for the caller."""
+
+    request_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """One step: its length and who took part.
+
+    ``rows`` are real, ``bucket`` counts the padding too. ``requests`` and ``schedules`` count the
+    distinct requests and the distinct (scheduler, number of steps) pairs among the rows.
+    ``waiting_rows`` are those of admitted samples that did not take part.
+    """
+
+    seconds: float
+    rows: int
+    bucket: int
+    requests: int
+    schedules: int
+    waiting_rows: int
+
+
+ToWorker = Start | Submit | Cancel
+FromWorker = Loading | Ready | Encoded | Done | Failed | Stats

@@ -1,0 +1,75 @@
+"""Every setting of the service, read from the environment in this module and nowhere else."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Size = tuple[int, int]
+
+
+class Settings(BaseSettings):
+    """One field per environment variable, named after it with the prefix ``VARIATIONS_``."""
+
+    model_config = SettingsConfigDict(env_prefix="VARIATIONS_", extra="ignore", frozen=True)
+
+    model: str = Field(
+        "demo", description="`demo` (built in), a Hugging Face Hub id, or a local folder."
+    )
+    revision: str | None = Field(
+        None, description="Revision of a hub checkpoint; empty takes the known one, else `main`."
+    )
+    device: str = Field("auto", description="`auto` (CUDA if there is one), `cpu`, `cuda:1`, …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32."
+    )
+    attention_slicing: Literal["off", "auto", "max"] = Field(
+        "off", description="Less memory, slower: attention in slices instead of SDPA."
+    )
+    vae_slicing: bool = Field(
+        False, description="Less memory: decode one picture at a time within a batch."
+    )
+    safety_checker: Literal["on", "off"] = Field(
+        "on", description="`on` refuses a checkpoint without one; `off` serves unchecked pictures."
+    )
+    sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
+        (), description="Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own."
+    )
+    max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = Field(
+        "auto", description="Most UNet rows in one step; `auto` measures the knee at start."
+    )
+    fixed_bucket: bool = Field(
+        False,
+        description="Pad every step to the one largest bucket: same seed, same bytes, less speed.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_queue: int = Field(
+        64, ge=1, description="Requests accepted and not yet answered; more are refused with 429."
+    )
+    request_timeout: float = Field(
+        300.0, gt=0, description="Seconds from acceptance to the answer; past it, 504."
+    )
+    max_upload_bytes: int = Field(
+        20 * 2**20, ge=1024, description="Most bytes of a request's body."
+    )
+    max_pixels: int = Field(
+        50_000_000, ge=1024, description="Most pixels of an uploaded picture, from its header."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged."
+    )
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _parse_sizes(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(_parse_size(part) for part in value.split(",") if part.strip())
+
+
+def _parse_size(text: str) -> Size:
+    width, separator, height = text.strip().lower().partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise ValueError(f"a size is written WIDTHxHEIGHT, such as 512x512, not {text.strip()!r}")
+    return int(width), int(height)
