@@ -1,0 +1,139 @@
+"""Who takes part in the next step: ordinary code without clock, thread or tensor.
+
+The policy, in full:
+
+- Samples stand in one line, in the order in which they arrived. Those *running* are the longest
+  prefix of the line whose rows fit the cap (always at least its head). Nobody overtakes: where
+  the next sample does not fit, a smaller one behind it waits too. So a running sample is never
+  put aside, and the wait of a sample is bounded by those before it, whatever comes after.
+- A step has one picture size. Where several sizes are running they take turns, the one that has
+  waited longest first: every running sample takes part in one of each ``k`` steps, with ``k``
+  the number of sizes running.
+- The cap counts the rows of all running samples, of every size: whoever is admitted later never
+  makes the line before it slower than the cap already allows.
+- The step is padded to the smallest bucket that holds its rows.
+
+Cancelling only shortens the line. With one size nobody finishes later for it; with several, the
+next in line may start earlier and bring another size with it, which then takes its turns.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A sample's place in the line: picture ``index`` of a request, ``rows`` wide.
+
+    ``steps`` are the UNet calls it needs in all.
+    """
+
+    request_id: str
+    index: int
+    size: Size
+    rows: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step: ``rows`` real rows of one size, padded to ``bucket``.
+
+    ``waiting_rows`` are the rows of all other samples in the line, running or not.
+    """
+
+    tickets: tuple[Ticket, ...]
+    size: Size
+    rows: int
+    bucket: int
+    waiting_rows: int
+
+
+class Batcher:
+    """The line of samples, and whose turn it is.
+
+    ``buckets`` are the batch sizes a step may have, ascending; the largest is the cap in rows.
+    A single bucket pads every step to it, which makes a sample's bytes independent of its company.
+    """
+
+    def __init__(self, buckets: Sequence[int]) -> None:
+        if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
+            raise ValueError(f"buckets must be positive and ascending, not {list(buckets)}")
+        self._buckets = tuple(buckets)
+        self._steps_left: dict[Ticket, int] = {}
+        self._turn = 0
+        self._last_turn: dict[Size, int] = {}
+
+    @property
+    def cap(self) -> int:
+        """Most rows of all running samples, unless the first in line alone has more."""
+        return self._buckets[-1]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole line."""
+        return sum(ticket.rows for ticket in self._steps_left)
+
+    def __len__(self) -> int:
+        return len(self._steps_left)
+
+    def add(self, ticket: Ticket) -> None:
+        """Put a sample at the end of the line."""
+        if ticket in self._steps_left:
+            raise ValueError(f"already in line: {ticket}")
+        if ticket.rows < 1 or ticket.steps < 1:
+            raise ValueError(f"a sample has at least one row and one step: {ticket}")
+        self._steps_left[ticket] = ticket.steps
+
+    def cancel(self, request_id: str) -> None:
+        """Take all samples of a request out of the line; an unknown request is fine."""
+        for ticket in [t for t in self._steps_left if t.request_id == request_id]:
+            del self._steps_left[ticket]
+
+    def next(self) -> Batch | None:
+        """The step that is due now, or ``None`` if the line is empty. Changes nothing."""
+        running = list(self._running())
+        if not running:
+            return None
+        size = min((ticket.size for ticket in running), key=self._last_turn_of)
+        tickets = tuple(ticket for ticket in running if ticket.size == size)
+        rows = sum(ticket.rows for ticket in tickets)
+        return Batch(tickets, size, rows, self.bucket(rows), self.rows - rows)
+
+    def advance(self, batch: Batch) -> list[Ticket]:
+        """Count ``batch`` as done and return the samples for which it was the last step.
+
+        Samples that were cancelled meanwhile are passed over.
+        """
+        self._turn += 1
+        self._last_turn[batch.size] = self._turn
+        return [ticket for ticket in batch.tickets if self._count_step(ticket)]
+
+    def bucket(self, rows: int) -> int:
+        """The smallest bucket that holds ``rows``, or ``rows`` themselves past the largest."""
+        position = bisect_left(self._buckets, rows)
+        return self._buckets[position] if position < len(self._buckets) else rows
+
+    def _running(self) -> Iterator[Ticket]:
+        rows = 0
+        for ticket in self._steps_left:
+            rows += ticket.rows
+            if rows > max(self.cap, ticket.rows):
+                return
+            yield ticket
+
+    def _last_turn_of(self, size: Size) -> int:
+        return self._last_turn.get(size, 0)
+
+    def _count_step(self, ticket: Ticket) -> bool:
+        if ticket not in self._steps_left:
+            return False
+        self._steps_left[ticket] -= 1
+        if self._steps_left[ticket] == 0:
+            del self._steps_left[ticket]
+            return True
+        return False
