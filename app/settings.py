@@ -14,50 +14,63 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VARIATIONS_", extra="ignore", frozen=True)
 
     model: str = Field(
-        "demo", description="`demo` (built in), a Hugging Face Hub id, or a local folder."
+        default="demo", description="`demo` (built in), a Hugging Face Hub id, or a local folder."
     )
     revision: str | None = Field(
-        None, description="Revision of a hub checkpoint; empty takes the known one, else `main`."
+        default=None,
+        description="Revision of a hub checkpoint; empty takes the known one, else `main`.",
     )
-    device: str = Field("auto", description="`auto` (CUDA if there is one), `cpu`, `cuda:1`, …")
+    device: str = Field(
+        default="auto", description="`auto` (CUDA if there is one), `cpu`, `cuda:1`, …"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32."
+        default="auto",
+        description="`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32.",
     )
     attention_slicing: Literal["off", "auto", "max"] = Field(
-        "off", description="Less memory, slower: attention in slices instead of SDPA."
+        default="off", description="Less memory, slower: attention in slices instead of SDPA."
     )
     vae_slicing: bool = Field(
-        False, description="Less memory: decode one picture at a time within a batch."
+        default=False, description="Less memory: decode one picture at a time within a batch."
     )
     safety_checker: Literal["on", "off"] = Field(
-        "on", description="`on` refuses a checkpoint without one; `off` serves unchecked pictures."
+        default="on",
+        description="`on` refuses a checkpoint without one; `off` serves unchecked pictures.",
     )
     sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
-        (), description="Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own."
+        default=(),
+        description="Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own.",
     )
     max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = Field(
-        "auto", description="Most UNet rows in one step; `auto` measures the knee at start."
+        default="auto", description="Most UNet rows in one step; `auto` measures the knee at start."
     )
     fixed_bucket: bool = Field(
-        False,
+        default=False,
         description="Pad every step to the one largest bucket: same seed, same bytes, less speed.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
     max_queue: int = Field(
-        64, ge=1, description="Requests accepted and not yet answered; more are refused with 429."
+        default=64,
+        ge=1,
+        description="Requests accepted and not yet answered; more are refused with 429.",
     )
     request_timeout: float = Field(
-        300.0, gt=0, description="Seconds from acceptance to the answer; past it, 504."
+        default=300.0, gt=0, description="Seconds from acceptance to the answer; past it, 504."
     )
     max_upload_bytes: int = Field(
-        20 * 2**20, ge=1024, description="Most bytes of a request's body."
+        default=20 * 2**20, ge=1024, description="Most bytes of a request's body."
     )
     max_pixels: int = Field(
-        50_000_000, ge=1024, description="Most pixels of an uploaded picture, from its header."
+        default=50_000_000,
+        ge=1024,
+        le=178_956_970,
+        description="Most pixels of an uploaded picture, from its header; Pillow allows no more.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged."
+        default="info", description="What is logged."
     )
 
     @field_validator("sizes", mode="before")
