@@ -1,0 +1,80 @@
+"""The application: middleware, routes, problems and one service, put together."""
+
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from app import __version__
+from app.api import problems, routes
+from app.api.access import Access
+from app.api.service import Engine, Service
+from app.api.slots import Slots
+from app.engine.messages import Start
+from app.metrics import Metrics
+from app.settings import Settings
+
+
+def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
+    """The service as an ASGI application, whose lifespan starts and stops the supervisor.
+
+    Tests of what lies above the engine hand in their own ``supervisor``.
+    """
+    metrics = Metrics(CollectorRegistry())
+    service = Service(
+        settings=settings,
+        engine=supervisor or _supervisor(settings, metrics),
+        metrics=metrics,
+        slots=Slots(settings.max_queue),
+        threads=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures"),
+    )
+    app = FastAPI(
+        title="variations",
+        summary="A picture in, variations of it out.",
+        version=__version__,
+        lifespan=_lifespan,
+        form_limits={"max_files": 4, "max_fields": 32, "max_part_size": 4096},
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_middleware(Access, metrics=metrics)
+    problems.install(app)
+    app.include_router(routes.pages)
+    app.include_router(routes.variations)
+    return app
+
+
+def start_message(settings: Settings) -> Start:
+    """What the worker is told of the settings."""
+    return Start(
+        model=settings.model,
+        revision=settings.revision or None,
+        device=settings.device,
+        dtype=settings.dtype,
+        attention_slicing=settings.attention_slicing,
+        vae_slicing=settings.vae_slicing,
+        safety_checker=settings.safety_checker == "on",
+        sizes=settings.sizes,
+        max_rows=None if settings.max_rows == "auto" else settings.max_rows,
+        fixed_bucket=settings.fixed_bucket,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    await service.engine.start()
+    try:
+        yield
+    finally:
+        await service.engine.stop()
+        service.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _supervisor(settings: Settings, metrics: Metrics) -> Engine:
+    from app.engine.supervisor import Supervisor  # noqa: PLC0415
+
+    return Supervisor(start_message(settings), metrics)

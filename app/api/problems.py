@@ -1,0 +1,225 @@
+"""Whatever goes wrong becomes ``application/problem+json`` (RFC 9457), by one table."""
+
+import difflib
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.api.schemas import FieldProblem, Problem, VariationsForm
+from app.errors import (
+    BadInput,
+    CheckpointError,
+    DeadlineExceeded,
+    FormatNotAllowed,
+    GenerationFailed,
+    InvalidParameter,
+    NotAPicture,
+    NotReady,
+    QueueFull,
+    Refused,
+    TooLarge,
+    VariationsError,
+    WorkerDied,
+)
+
+logger = logging.getLogger("variations.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+CLIENT_GONE = 499
+"""The status by which metrics and log know a client that went away (nginx's number)."""
+
+RETRY_WORKER_DIED = 5.0
+
+_PROBLEM = "#/components/schemas/Problem"
+
+STATUS: dict[type[VariationsError], int] = {
+    VariationsError: 500,
+    BadInput: 422,
+    NotAPicture: 400,
+    FormatNotAllowed: 415,
+    TooLarge: 413,
+    InvalidParameter: 422,
+    Refused: 503,
+    QueueFull: 429,
+    NotReady: 503,
+    DeadlineExceeded: 504,
+    GenerationFailed: 500,
+    WorkerDied: 503,
+    CheckpointError: 503,
+}
+
+_DESCRIPTIONS = {
+    400: "Not a readable picture, or not a readable form",
+    413: "Too many bytes or pixels",
+    415: "A format that is not accepted",
+    422: "A parameter is missing, unknown or out of its range",
+    429: "The queue is full; ask again after `Retry-After` seconds",
+    500: "The pictures could not be made",
+    503: "Not ready; ask again after `Retry-After` seconds",
+    504: "Not finished within the deadline",
+}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of these problems, for a route's ``responses``."""
+    return {status: {"description": _DESCRIPTIONS[status], "model": Problem} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Make the application answer every error with a problem, and its document say so."""
+    app.openapi = _document(app.openapi)  # type: ignore[method-assign]
+    app.exception_handler(VariationsError)(_on_error)
+    app.exception_handler(RequestValidationError)(_on_validation_error)
+    app.exception_handler(HTTPException)(_on_http_exception)
+    app.exception_handler(ClientDisconnect)(_on_disconnect)
+
+
+def _document(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """FastAPI documents a response's model as ``application/json``: name problems rightly."""
+
+    def document() -> dict[str, Any]:
+        schema = openapi()
+        for path in schema["paths"].values():
+            for operation in path.values():
+                for response in operation["responses"].values():
+                    _rename_problem(response.get("content", {}))
+        return schema
+
+    return document
+
+
+def _rename_problem(content: dict[str, Any]) -> None:
+    if _PROBLEM in str(content.get("application/json")):
+        content[MEDIA_TYPE] = content.pop("application/json")
+
+
+def unexpected(scope: Scope) -> Response:
+    """The answer to an error that nobody foresaw; the log holds the rest."""
+    return problem(scope, 500, "The service met an unexpected error; its log has the request_id")
+
+
+def problem(
+    scope: Scope,
+    status: int,
+    detail: str,
+    *,
+    kind: type[VariationsError] | None = None,
+    errors: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem as a response. Without a ``kind`` the status says all (``about:blank``)."""
+    body = Problem(
+        type=f"urn:variations:{_kebab(kind.__name__)}" if kind else "about:blank",
+        title=kind.title if kind else HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=scope["path"],
+        request_id=scope.get("state", {}).get("request_id", ""),
+        errors=list(errors),
+    )
+    return Response(
+        body.model_dump_json(), status_code=status, headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def of_error(scope: Scope, error: VariationsError) -> Response:
+    """An error of the service's own tree as a response."""
+    errors = [FieldProblem(field=error.field, message=error.message)] if isinstance(
+        error, BadInput
+    ) else []  # fmt: skip
+    return problem(
+        scope,
+        status_of(type(error)),
+        error.message,
+        kind=type(error),
+        errors=errors,
+        headers=_retry_headers(error),
+    )
+
+
+def status_of(kind: type[VariationsError]) -> int:
+    """The HTTP status of an error class, or of the nearest class above it."""
+    return next(STATUS[base] for base in kind.__mro__ if base in STATUS)
+
+
+def _retry_headers(error: VariationsError) -> dict[str, str]:
+    if isinstance(error, Refused):
+        return {"retry-after": str(math.ceil(error.retry_after))}
+    if isinstance(error, WorkerDied):
+        return {"retry-after": str(math.ceil(RETRY_WORKER_DIED))}
+    return {}
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+
+
+async def _on_error(request: Request, error: VariationsError) -> Response:
+    if error.__cause__ is not None:
+        logger.debug("%s", error.message, exc_info=error.__cause__)
+    return of_error(request.scope, error)
+
+
+async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    # An optional field is reported twice, as not of its type and as not None.
+    errors = [_field_problem(one) for one in error.errors() if one["type"] != "none_required"]
+    detail = "; ".join(f"{one.field}: {one.message}" for one in errors)
+    return problem(request.scope, 422, detail, kind=InvalidParameter, errors=errors)
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    return problem(
+        request.scope, error.status_code, _http_detail(request, error), headers=error.headers
+    )
+
+
+async def _on_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
+    return Response(status_code=CLIENT_GONE)  # nobody reads it; metrics and log do
+
+
+def _http_detail(request: Request, error: HTTPException) -> str:
+    match error.status_code:
+        case 404:
+            return f"There is nothing at {request.url.path}; /docs shows what there is"
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            return f"{request.method} is not possible here; use {allowed}"
+        case _:
+            return str(error.detail)
+
+
+def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    field = _field(error["loc"])
+    return FieldProblem(field=field, message=_message(field, error))
+
+
+def _field(location: Sequence[str | int]) -> str:
+    names = [part for part in location[1:] if isinstance(part, str)]
+    return names[0] if names else str(location[0])
+
+
+def _message(field: str, error: Mapping[str, Any]) -> str:
+    if field == "image":
+        return "A picture is needed here as a file; with curl: -F image=@photo.jpg"
+    if error["type"] == "extra_forbidden":
+        return _unknown_field(field)
+    given = error.get("input")
+    return f"{error['msg']}, not {given[:40]!r}" if isinstance(given, str) else error["msg"]
+
+
+def _unknown_field(field: str) -> str:
+    names = list(VariationsForm.model_fields)
+    near = difflib.get_close_matches(field, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    return f"There is no such field; {hint}"

@@ -1,0 +1,134 @@
+"""Runs the application: one process, one port, quiet logs, a clean end."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import uvicorn
+
+from app.api.application import create_app
+from app.api.service import Engine, Service
+from app.settings import Settings
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_AGAIN_SECONDS = 0.1
+
+
+def serve(settings: Settings) -> None:
+    """Serve until the first SIGINT or SIGTERM; what was accepted is still answered.
+
+    A second signal ends it at once. Exits with status 1 where the port cannot be had.
+    """
+    _configure_logging(settings.log_level)
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        sys.exit(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
+            "Choose another address with VARIATIONS_HOST and VARIATIONS_PORT."
+        )
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app, lifespan="on", log_config=None, access_log=False, server_header=False
+    )
+    Server(config, app.state.service).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, IPv4 or IPv6.
+
+    It is made for TCP by name: asyncio turns Nagle's delay off only for such sockets.
+    """
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which owns its signals and says what it is doing."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self._announcement: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            _say(f"listening on {_url(listener)} (stop with Ctrl-C)")
+        self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._announcement is not None:
+            self._announcement.cancel()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle the signals, and leave it at that: uvicorn would raise them again at the end."""
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+async def _announce_ready(engine: Engine) -> None:
+    """Print what the worker is doing whenever that changes, until it is ready."""
+    said = ""
+    while engine.state.phase != "ready":
+        if engine.state.reason != said:
+            said = engine.state.reason
+            _say(f"{engine.state.phase}: {said}")
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    _say(_ready_line(engine))
+
+
+def _ready_line(engine: Engine) -> str:
+    model = engine.model
+    if model is None:
+        return "ready"
+    revision = f"@{model.revision}" if model.revision else ""
+    sizes = ", ".join(f"{width}x{height}" for width, height in model.sizes)
+    return (
+        f"ready: {model.id}{revision} on {model.device} {model.dtype}, {sizes}, "
+        f"at most {engine.max_rows} rows a step"
+    )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(line: str) -> None:
+    with suppress(BrokenPipeError):
+        print(f"variations: {line}", flush=True)
+
+
+def _configure_logging(level: str) -> None:
+    """Our own loggers at the level asked for, everybody else's only when something is wrong."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("variations").setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every bad form
