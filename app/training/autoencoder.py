@@ -1,0 +1,80 @@
+"""The autoencoder: 96 × 96 pixels to 12 × 12 latents of 8 channels, and back."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.training.dataset import Pairs
+from app.training.encoder import to_tensor
+from app.training.loop import Progress, Recipe, train
+from app.training.world import SIZE
+
+LATENT_CHANNELS = 8
+DOWN = 8
+_KL_WEIGHT = 1e-6
+
+
+def new_autoencoder(width: int = 16) -> AutoencoderKL:
+    """An AutoencoderKL of four levels with random weights, the first ``width`` channels wide."""
+    widths = (width, 2 * width, 4 * width, 6 * width)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=SIZE,
+    )
+
+
+class Learner(nn.Module):
+    """The autoencoder and its loss."""
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Loss for ``pictures`` ``[B, 3, H, W]`` in [−1, 1].
+
+        L1 of values and, weighted double for crisp outlines, of their differences to neighbours
+        one and two pixels away; a little KL (Rombach et al., 2022) keeps the latents bounded.
+        """
+        posterior = self.autoencoder.encode(pictures).latent_dist
+        decoded = self.autoencoder.decode(posterior.sample()).sample.float()
+        loss = functional.l1_loss(decoded, pictures)
+        for distance in (1, 2):
+            for axis in (2, 3):
+                loss = loss + functional.l1_loss(
+                    _difference(decoded, distance, axis), _difference(pictures, distance, axis)
+                )
+        return loss + _KL_WEIGHT * posterior.kl().mean()
+
+
+def _difference(pictures: Tensor, distance: int, axis: int) -> Tensor:
+    length = pictures.shape[axis] - distance
+    return pictures.narrow(axis, distance, length) - pictures.narrow(axis, 0, length)
+
+
+def train_autoencoder(
+    pairs: Pairs, recipe: Recipe, folder: Path, seed: int, progress: Progress
+) -> AutoencoderKL:
+    """Train an autoencoder; ``scaling_factor`` makes its latents' standard deviation 1."""
+    torch.manual_seed(seed)
+    autoencoder = new_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
+        chosen = np.sort(rng.choice(len(pairs.labels), recipe.batch, replace=False))
+        pictures = to_tensor(pairs.pictures[chosen, rng.integers(2)]) * 2 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            loss: Tensor = learner(pictures.contiguous(memory_format=torch.channels_last))
+        return loss
+
+    learner = Learner(autoencoder)
+    train("autoencoder", learner, recipe, loss_of, folder, seed, progress)
+    return autoencoder
