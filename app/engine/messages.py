@@ -1,9 +1,9 @@
 """What the API process and the worker say to each other: plain data over one pipe.
 
 To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
-From the worker: :class:`Loading` until :class:`Ready`, then for every request either
-:class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every step.
-A cancelled request is not answered.
+From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
+request either :class:`Encoded` (where it came with a picture) and :class:`Done`, or
+:class:`Failed`; :class:`Stats` after every step. A cancelled request is not answered.
 """
 
 from dataclasses import dataclass, field
@@ -75,6 +75,17 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The checkpoint cannot be served; ``message`` says why, for whoever runs the service.
+
+    An exit status could not carry the reason, nor tell this, where another start is of no use,
+    from a death. The worker then waits for the end of the pipe.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """The picture's embedding; with it, the request can be run again without the picture."""
 
@@ -131,4 +142,4 @@ class Stats:
 
 
 ToWorker = Start | Submit | Cancel
-FromWorker = Loading | Ready | Encoded | Done | Failed | Stats
+FromWorker = Loading | Ready | LoadFailed | Encoded | Done | Failed | Stats
