@@ -14,8 +14,7 @@ from app.metrics import Metrics
 
 HEADER = "x-request-id"
 
-logger = logging.getLogger("variations.access")
-_errors = logging.getLogger("variations.api")
+logger = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _PROBES = ("/healthz", "/readyz", "/metrics")
@@ -48,7 +47,7 @@ class Access:
                 raise
             await problems.problem(scope, 503, "The service is stopping")(scope, receive, send)
         except Exception:
-            _errors.exception("unexpected error in request %s", exchange.request_id)
+            logger.exception("unexpected error in request %s", exchange.request_id)
             if exchange.status is not None:
                 raise
             await problems.unexpected(scope)(scope, receive, send)

@@ -14,6 +14,7 @@ from app.api.access import Access
 from app.api.service import Engine, Service
 from app.api.slots import Slots
 from app.engine.messages import Start
+from app.engine.supervisor import Supervisor
 from app.metrics import Metrics
 from app.settings import Settings
 
@@ -26,7 +27,7 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
     metrics = Metrics(CollectorRegistry())
     service = Service(
         settings=settings,
-        engine=supervisor or _supervisor(settings, metrics),
+        engine=supervisor or Supervisor(start_message(settings), metrics),
         metrics=metrics,
         slots=Slots(settings.max_queue),
         threads=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures"),
@@ -72,9 +73,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await service.engine.stop()
         service.threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _supervisor(settings: Settings, metrics: Metrics) -> Engine:
-    from app.engine.supervisor import Supervisor  # noqa: PLC0415
-
-    return Supervisor(start_message(settings), metrics)

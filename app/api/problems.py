@@ -32,7 +32,7 @@ from app.errors import (
     WorkerDied,
 )
 
-logger = logging.getLogger("variations.api")
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Form, UploadFile
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -122,12 +122,19 @@ async def _disconnected(receive: Receive) -> None:
 async def _make(service: Service, form: VariationsForm, *, accepted: float) -> Response:
     model = service.ready_model()
     parameters = _resolve(form, model)
-    limit = service.settings.max_pixels
-    picture = await service.in_thread(partial(uploads.decode, form.image.file, max_pixels=limit))
     identifier = uuid.uuid4().hex
-    done = await service.engine.run(identifier, picture, parameters)
+    # The pixels are nobody's but the engine's, which drops them as soon as it can.
+    done = await service.engine.run(identifier, await _picture(service, form.image), parameters)
     resolved = schemas.ResolvedParameters(**asdict(parameters), output_format=form.output_format)
     return await service.in_thread(partial(_render, identifier, model, done, resolved, accepted))
+
+
+async def _picture(service: Service, upload: UploadFile) -> Picture:
+    limit = service.settings.max_pixels
+    try:
+        return await service.in_thread(partial(uploads.decode, upload.file, max_pixels=limit))
+    finally:
+        await upload.close()
 
 
 def _resolve(form: VariationsForm, model: ModelInfo) -> Parameters:

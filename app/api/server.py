@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -126,9 +127,13 @@ def _say(line: str) -> None:
 
 
 def _configure_logging(level: str) -> None:
-    """Our own loggers at the level asked for, everybody else's only when something is wrong."""
+    """Our own loggers at the level asked for, everybody else's only when something is wrong.
+
+    What is odd about an upload concerns its sender, who is told, and not the log.
+    """
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    logging.getLogger("variations").setLevel(level.upper())
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every bad form
+    logging.getLogger("app").setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,0 +1,39 @@
+"""A real server on a real port, in a thread, for the length of a ``with`` block."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.server import listen
+
+START_SECONDS = 30
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Serve the application; gives its base URL."""
+    listener = listen("127.0.0.1", 0)
+    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        if not server.listening.wait(START_SECONDS):
+            raise TimeoutError("the server did not start")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

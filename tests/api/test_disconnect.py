@@ -1,0 +1,60 @@
+"""A client that goes away takes its request with it."""
+
+import socket
+import struct
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.api.fakes import FakeEngine
+from tests.api.scrape import eventually, value
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def send_request(url: str, png: bytes) -> socket.socket:
+    """A connection on which a complete request has been sent."""
+    request = httpx.Request("POST", f"{url}/variations", files={"image": ("a.png", png)})
+    lines = [f"{name}: {text}" for name, text in request.headers.items()]
+    head = "\r\n".join(("POST /variations HTTP/1.1", *lines, "", "")).encode()
+    address = urlsplit(url)
+    connection = socket.create_connection((address.hostname, address.port))
+    connection.sendall(head + request.read())
+    return connection
+
+
+@pytest.mark.parametrize("way", ["closed", "reset", "half-closed"])
+def test_a_connection_that_ends_cancels_its_request(
+    url: str, client: httpx.Client, engine: FakeEngine, png: bytes, way: str
+) -> None:
+    counted = {"route": "/variations", "status": "499"}
+    before = value(client, "variations_requests_total", counted)
+    engine.hold = True
+    connection = send_request(url, png)
+    assert engine.began.acquire(timeout=30)
+    if way == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    if way == "half-closed":
+        connection.shutdown(socket.SHUT_WR)
+    else:
+        connection.close()
+    assert engine.cancelled.wait(30)
+    connection.close()
+    eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
+
+
+def test_a_client_that_leaves_during_its_upload_is_counted_and_forgotten(
+    url: str, client: httpx.Client, engine: FakeEngine
+) -> None:
+    counted = {"route": "/variations", "status": "499"}
+    before = value(client, "variations_requests_total", counted)
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as half:
+        half.sendall(
+            b"POST /variations HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert half.recv(100).startswith(b"HTTP/1.1 100 ")
+    eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
+    assert not engine.pictures

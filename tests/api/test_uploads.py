@@ -1,0 +1,278 @@
+"""Whatever a camera, a scanner or an attacker may send."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.api.uploads import FORMATS, decode
+from app.errors import FormatNotAllowed, NotAPicture, TooLarge
+from tests.api.conftest import quarters
+
+MAX_PIXELS = 20_000_000
+
+PNG_MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "I;16")
+
+LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
+
+
+def saved(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=file_format, **options)
+    return file.getvalue()
+
+
+def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    return decode(io.BytesIO(data), max_pixels=max_pixels)
+
+
+def gradient() -> NDArray[np.uint8]:
+    return np.linspace(0, 255, 64 * 16).astype(np.uint8).reshape(16, 64)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_listed_format_is_read(file_format: str) -> None:
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    pixels = decoded(saved(Image.fromarray(quarters()), file_format, **options))
+    assert pixels.shape == (30, 40, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - quarters()).mean() < (1 if file_format in LOSSLESS else 8)
+
+
+def test_the_format_is_told_by_the_bytes_not_by_a_name_or_type(png: bytes) -> None:
+    assert decoded(png).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("mode", PNG_MODES)
+def test_png_of_every_mode_becomes_rgb(mode: str) -> None:
+    assert_ramp(decoded(saved(in_mode(mode), "PNG")))
+
+
+@pytest.mark.parametrize(
+    "mode", [*PNG_MODES, "PA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16B", "F"]
+)
+def test_tiff_of_every_mode_becomes_rgb(mode: str) -> None:
+    assert_ramp(decoded(saved(in_mode(mode), "TIFF")))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_of_every_mode_becomes_rgb(mode: str) -> None:
+    assert_ramp(decoded(saved(in_mode(mode), "JPEG", quality=95)))
+
+
+def assert_ramp(pixels: NDArray[np.uint8]) -> None:
+    """The picture goes from black to white."""
+    assert pixels.shape == (16, 64, 3)
+    assert pixels[0, 0].max() < 50
+    assert pixels[-1, -1].min() > 200
+
+
+def in_mode(mode: str) -> Image.Image:
+    """A ramp from black to white in any of Pillow's modes."""
+    ramp = gradient()
+    grey = Image.fromarray(ramp)
+    match mode:
+        case "I;16" | "I;16B":
+            values = ramp.astype(np.uint16) * 257
+            return Image.fromarray(values.astype(">u2" if mode == "I;16B" else "<u2"))
+        case "I":
+            return Image.fromarray(ramp.astype(np.int32) * 257)
+        case "F":
+            return Image.fromarray(ramp.astype(np.float32) / 255)
+        case "LAB":
+            no_colour = Image.new("L", grey.size, 128)
+            return Image.merge("LAB", (grey, no_colour, no_colour))
+        case "PA":
+            return grey.convert("P").convert("PA")
+        case _:
+            return grey.convert("RGB").convert(mode)
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    values = (gradient().astype(np.uint16) * 257).astype(np.uint16)
+    pixels = decoded(saved(Image.fromarray(values), "PNG"))
+    assert (pixels == gradient()[..., None]).all()
+
+
+def test_floats_are_scaled_by_the_usual_white_that_holds_them() -> None:
+    unit = (gradient() / 255).astype(np.float32)
+    bytes_ = gradient().astype(np.float32)
+    assert (decoded(saved(Image.fromarray(unit), "TIFF")) == gradient()[..., None]).all()
+    assert (decoded(saved(Image.fromarray(bytes_), "TIFF")) == gradient()[..., None]).all()
+
+
+def test_floats_that_are_no_numbers_are_black_or_white() -> None:
+    values = np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32)
+    pixels = decoded(saved(Image.fromarray(values), "TIFF"))
+    assert pixels[0, :, 0].tolist() == [0, 255, 0, 255]
+
+
+def test_what_is_transparent_lies_over_white() -> None:
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, 4:] = (255, 0, 0, 128)
+    pixels = decoded(saved(Image.fromarray(rgba), "PNG"))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 7].tolist() == [255, 127, 127]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_lies_over_white(file_format: str) -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 200, 10, 20])
+    image.paste(0, (0, 0, 4, 8))
+    pixels = decoded(saved(image, file_format, transparency=0))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 7].tolist() == [200, 10, 20]
+
+
+@pytest.mark.parametrize(("mode", "key"), [("1", 0), ("L", 0), ("I;16", 0), ("RGB", (0, 0, 0))])
+def test_a_transparent_colour_lies_over_white(mode: str, key: int | tuple[int, ...]) -> None:
+    pixels = decoded(saved(in_mode(mode), "PNG", transparency=key))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied_once(file_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(quarters())
+    if orientation in STORED:
+        stored = stored.transpose(STORED[orientation])
+    pixels = decoded(saved(stored, file_format, exif=exif.tobytes()))
+    assert pixels.shape == (30, 40, 3)
+    assert np.abs(pixels.astype(int) - quarters()).mean() < 12
+
+
+# What a camera that writes this orientation has done to the upright picture.
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_broken_exif_block_does_not_refuse_the_picture() -> None:
+    data = saved(Image.fromarray(quarters()), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decoded(data).shape == (30, 40, 3)
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    first, second = Image.fromarray(quarters()), Image.new("RGB", (40, 30), "white")
+    for file_format in ("GIF", "WEBP", "PNG", "TIFF"):
+        data = saved(first, file_format, save_all=True, append_images=[second])
+        assert np.abs(decoded(data).astype(int) - quarters()).mean() < 20, file_format
+
+
+def test_a_photograph_of_12_megapixels_with_rotation_is_read() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(quarters((64, 48))).resize((4000, 3000))
+    assert decoded(saved(photo, "JPEG", exif=exif.tobytes())).shape == (4000, 3000, 3)
+
+
+def test_a_phone_photo_with_a_second_picture_inside_is_a_jpeg() -> None:
+    extra = [Image.new("RGB", (20, 20))]
+    data = saved(Image.fromarray(quarters()), "MPO", save_all=True, append_images=extra)
+    assert decoded(data).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF"),
+        (b"8BPS\0\1" + bytes(30), "Photoshop"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\1\0\1\0\x10\x10" + bytes(20), "ICO"),
+        (b"P6\n2 2\n255\n" + bytes(12), "PNM"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(20), "JPEG 2000"),
+    ],
+)
+def test_a_known_format_that_is_not_listed_is_named(data: bytes, name: str) -> None:
+    with pytest.raises(FormatNotAllowed, match=rf"{name} files are not accepted; send PNG, JPEG"):
+        decoded(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", bytes(100), b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(NotAPicture) as refusal:
+        decoded(data)
+    assert refusal.value.field == "image"
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_truncated_file_is_refused(file_format: str, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = saved(Image.fromarray(noise), file_format)
+    with pytest.raises(NotAPicture):
+        decoded(data[: int(len(data) * kept)])
+
+
+@pytest.mark.parametrize("limit_of_pillow", [None, Image.MAX_IMAGE_PIXELS])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_too_many_pixels_are_refused_from_the_header(
+    file_format: str, limit_of_pillow: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit_of_pillow)
+    monkeypatch.setattr(Image.Image, "load", _never)
+    data = BOMBS[file_format]
+    with pytest.raises(TooLarge, match="at most 20,000,000 pixels"):
+        decoded(data)
+
+
+def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused() -> None:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\x02\x02\x4c\x01\0;"
+    with pytest.raises(TooLarge):
+        decoded(screen + frame)
+
+
+def test_a_picture_of_exactly_the_limit_is_accepted(png: bytes) -> None:
+    assert decoded(png, max_pixels=40 * 30).shape == (30, 40, 3)
+    with pytest.raises(TooLarge, match="The picture is 40×30; at most 1,199 pixels are accepted"):
+        decoded(png, max_pixels=40 * 30 - 1)
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("the picture was decoded")
+
+
+def _png_bomb() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
+
+
+def _patched(file_format: str, old: bytes, new: bytes) -> bytes:
+    data = saved(Image.new("RGB", (0x123, 0x145)), file_format)
+    assert data.count(old) >= 1
+    return data.replace(old, new, 1)
+
+
+BOMBS = {
+    "PNG": _png_bomb(),
+    "JPEG": _patched("JPEG", b"\x01\x45\x01\x23", b"\xea\x60\xea\x60"),
+    "GIF": _patched("GIF", b"\x23\x01\x45\x01", b"\x60\xea\x60\xea"),
+    "BMP": _patched("BMP", b"\x23\x01\0\0\x45\x01\0\0", b"\x60\xea\0\0\x60\xea\0\0"),
+    "TIFF": saved(Image.new("1", (60000, 600)), "TIFF", compression="group4"),
+    "WEBP": b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0VP8 \0\0\0\0",
+}
