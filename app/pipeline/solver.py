@@ -1,0 +1,140 @@
+"""Deterministic solvers as tables, read out of diffusers' own scheduler classes.
+
+Every solver here is a linear recurrence over the last samples ``x`` and model outputs ``e``::
+
+    x[i+1] = Σ_k a[i,k]·x[i−k] + Σ_k b[i,k]·e[i−k]        k < 3 for x, k < 4 for e
+
+The coefficients are found by running diffusers' class once on basis vectors: the initial sample is
+the first unit vector, the i-th model output the (i+1)-th, so that each sample the class returns
+*is* its own expansion; what is left is one small least-squares problem a step. Nothing of diffusers
+is called once a table exists.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.errors import CheckpointError
+from app.parameters import Scheduler
+
+SAMPLE_TERMS = 3
+OUTPUT_TERMS = 4
+
+_CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
+    Scheduler.PNDM: ("PNDMScheduler", {}),
+    Scheduler.DDIM: ("DDIMScheduler", {"clip_sample": False}),
+    Scheduler.EULER: ("EulerDiscreteScheduler", {}),
+    Scheduler.LMS: ("LMSDiscreteScheduler", {}),
+    Scheduler.HEUN: ("HeunDiscreteScheduler", {}),
+    Scheduler.KDPM2: ("KDPM2DiscreteScheduler", {}),
+    Scheduler.DEIS: ("DEISMultistepScheduler", {}),
+    Scheduler.DPMSOLVER: ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    Scheduler.DPMSOLVER_KARRAS: (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    Scheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+}
+# Measured residuals are below 1e-14 where a class computes in float64 and below 1e-6 where it casts
+# to float32; a solver that is not a recurrence of this form misses by far more.
+_LARGEST_RESIDUAL = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class SolverTable:
+    """One solver with one number of steps.
+
+    ``noise_scale`` multiplies the initial unit noise. Of ``calls`` UNet calls, call ``i`` happens
+    at ``timesteps[i]`` (possibly fractional) on ``input_scales[i] · x``; ``coefficients[i]`` are
+    the :data:`SAMPLE_TERMS` weights of ``x[i], x[i−1], …``, then the :data:`OUTPUT_TERMS` of
+    ``e[i], e[i−1], …``. All arrays are float32; ``residual`` is the largest error of the fit.
+    """
+
+    noise_scale: float
+    timesteps: NDArray[np.float32]
+    input_scales: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+    residual: float
+
+    @property
+    def calls(self) -> int:
+        """UNet calls in all: more than the steps for PNDM (+1), Heun and KDPM2 (about double)."""
+        return len(self.timesteps)
+
+
+def make_scheduler(scheduler: Scheduler, config: Mapping[str, Any]) -> Any:
+    """diffusers' scheduler object for ``scheduler``, from a checkpoint's scheduler config."""
+    name, overrides = _CLASSES[scheduler]
+    return getattr(diffusers, name).from_config(config, **overrides)
+
+
+def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> SolverTable:
+    """Read the table of ``scheduler`` with ``steps`` steps out of diffusers' class.
+
+    ``config`` is the checkpoint's scheduler config. Raises :class:`CheckpointError` where the
+    config makes the solver something else than a linear recurrence (dynamic thresholding, say).
+    """
+    probe = _Probe(scheduler, steps, config)
+    coefficients, residual = probe.fit()
+    if residual > _LARGEST_RESIDUAL:
+        raise CheckpointError(
+            f"the checkpoint's scheduler config makes {scheduler.value} with {steps} steps no "
+            f"linear recurrence (residual {residual:.1e}); remove thresholding and the like from it"
+        )
+    return SolverTable(
+        probe.noise_scale,
+        probe.timesteps.astype(np.float32),
+        probe.input_scales.astype(np.float32),
+        coefficients.astype(np.float32),
+        residual,
+    )
+
+
+class _Probe:
+    """One run of a diffusers scheduler on basis vectors."""
+
+    def __init__(self, scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> None:
+        # UniPC mixes its sample with float32 tables of its own, so it is probed in float32.
+        dtype = torch.float32 if scheduler is Scheduler.UNIPC else torch.float64
+        self._solver = make_scheduler(scheduler, config)
+        self._solver.set_timesteps(steps)
+        self.noise_scale = float(self._solver.init_noise_sigma)
+        self.timesteps: NDArray[np.float64] = self._solver.timesteps.double().numpy()
+        size = 1 + len(self.timesteps)
+        self._basis = torch.eye(size, dtype=dtype).view(size, 1, size, 1, 1)
+        self.input_scales = np.ones(len(self.timesteps))
+
+    @cached_property
+    def samples(self) -> NDArray[np.float64]:
+        """Row i is ``x[i]`` in the basis of (x[0], e[0], e[1], …); ``[calls + 1, calls + 1]``."""
+        sample: Tensor = self._basis[0]
+        rows = [sample]
+        for i, timestep in enumerate(self._solver.timesteps):
+            scaled = self._solver.scale_model_input(sample, timestep)
+            self.input_scales[i] = float(scaled.norm() / sample.norm())
+            sample = self._solver.step(self._basis[i + 1], timestep, sample).prev_sample
+            rows.append(sample)
+        return torch.stack(rows).flatten(1).double().numpy()
+
+    def fit(self) -> tuple[NDArray[np.float64], float]:
+        """Coefficients ``[calls, SAMPLE_TERMS + OUTPUT_TERMS]`` and the largest error."""
+        calls = len(self.timesteps)
+        coefficients = np.zeros((calls, SAMPLE_TERMS + OUTPUT_TERMS))
+        worst = 0.0
+        for i in range(calls):
+            xs, es = min(i + 1, SAMPLE_TERMS), min(i + 1, OUTPUT_TERMS)
+            terms = [self.samples[i - k] for k in range(xs)]
+            terms += [np.eye(1, calls + 1, i - k + 1)[0] for k in range(es)]
+            known = np.stack(terms, axis=1)
+            solution, *_ = np.linalg.lstsq(known, self.samples[i + 1], rcond=1e-10)
+            worst = max(worst, float(np.abs(known @ solution - self.samples[i + 1]).max()))
+            coefficients[i, :xs] = solution[:xs]
+            coefficients[i, SAMPLE_TERMS : SAMPLE_TERMS + es] = solution[xs:]
+        return coefficients, worst
