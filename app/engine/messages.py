@@ -2,8 +2,8 @@
 
 To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
 From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
-request either :class:`Encoded` (where it came with a picture) and :class:`Done`, or
-:class:`Failed`; :class:`Stats` after every step. A cancelled request is not answered.
+request either :class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every
+step. A cancelled request is not answered.
 """
 
 from dataclasses import dataclass, field

@@ -1,0 +1,30 @@
+"""``python -m app.worker FD``: serve over the inherited socket ``FD`` until it ends."""
+
+import logging
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from app.worker.serving import serve
+
+
+def main() -> None:
+    """Become deaf to what ends the API process, and serve."""
+    _ignore_ending_signals()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
+    serve(Connection(int(sys.argv[1])))
+
+
+def _ignore_ending_signals() -> None:
+    """Ctrl-C and SIGTERM reach the whole group; accepted work is finished first all the same.
+
+    They arrive blocked from the supervisor; once ignored, they can be let in.
+    """
+    ending = {signal.SIGINT, signal.SIGTERM}
+    for number in ending:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""A worker's life: open the pipe, load, warm up, and then the loop."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from time import perf_counter
+
+from app.engine.batcher import Batcher
+from app.engine.channel import Channel
+from app.engine.knee import powers_of_two
+from app.engine.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
+from app.errors import CheckpointError
+from app.pipeline import Pipeline
+from app.worker.loop import Inbox, Worker
+from app.worker.warmup import warm_up
+
+DECODED_AT_ONCE = 4
+"""Most pictures in one decode: the step that waits behind it waits no longer than for these."""
+
+logger = logging.getLogger(__name__)
+
+Send = Callable[[FromWorker], None]
+
+
+def serve(connection: Connection) -> None:
+    """Load what the first message says and make variations until the pipe ends."""
+    inbox: Inbox = SimpleQueue()
+    channel: Channel[FromWorker, ToWorker] = Channel(
+        connection,
+        on_message=lambda message: inbox.put((perf_counter(), message)),
+        on_end=_leave,
+    )
+    channel.open()
+    _, start = inbox.get()
+    if not isinstance(start, Start):
+        raise TypeError(f"the first message is a Start, not {start!r}")
+    try:
+        worker = _prepare(start, inbox, channel.send)
+    except CheckpointError as error:
+        logger.error("%s", error.message)
+        channel.send(LoadFailed(error.message))
+        threading.Event().wait()  # whoever has read it ends the pipe
+    else:
+        worker.run()
+
+
+def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
+    pipeline = _load(start, send)
+    send(Loading("warming up"))
+    knee = warm_up(pipeline, start)
+    logger.info("%s on %s: %s", pipeline.model.id, pipeline.model.device, knee)
+    batcher = Batcher(_buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket))
+    send(Ready(pipeline.model, knee.cap, knee.step_seconds))
+    return Worker(
+        pipeline, batcher, inbox, send, decoded_at_once=1 if start.fixed_bucket else DECODED_AT_ONCE
+    )
+
+
+def _load(start: Start, send: Send) -> Pipeline:
+    return Pipeline.load(
+        start.model,
+        revision=start.revision,
+        device=start.device,
+        dtype=start.dtype,
+        attention_slicing=start.attention_slicing,
+        vae_slicing=start.vae_slicing,
+        safety_checker=start.safety_checker,
+        sizes=start.sizes,
+        progress=lambda stage, fraction: send(Loading(stage, fraction)),
+    )
+
+
+def _buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
+    """The batch sizes of a step: few on CUDA, where each costs tuning; on a CPU no padding."""
+    if fixed:
+        return [cap]
+    if device == "cpu":
+        return list(range(1, cap + 1))
+    return [*powers_of_two(1, cap - 1), cap]
+
+
+def _leave() -> None:
+    """End the process from the reading thread, whatever the main thread is doing.
+
+    Nobody is left to work for: not to finish a step, nor a download, nor to say goodbye.
+    """
+    os._exit(0)
