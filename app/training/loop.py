@@ -1,5 +1,6 @@
 """One training loop for every part: seeded by the step, saved as it goes, resumed where it was."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Recipe:
         done = step / self.steps
         rise = min(1.0, (step + 1) / (self.warmup * self.steps + 1))
         fall = max(0.0, (done - (1 - self.cooldown)) / self.cooldown)
-        return rise * (0.01 + 0.99 * (1 + np.cos(np.pi * fall)) / 2)
+        return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * fall)) / 2)
 
 
 def train(
