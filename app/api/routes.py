@@ -130,9 +130,11 @@ async def _make(service: Service, form: VariationsForm, *, accepted: float) -> R
 
 
 async def _picture(service: Service, upload: UploadFile) -> Picture:
-    limit = service.settings.max_pixels
+    def read() -> Picture:
+        return uploads.decode(upload.file.read(), max_pixels=service.settings.max_pixels)
+
     try:
-        return await service.in_thread(partial(uploads.decode, upload.file, max_pixels=limit))
+        return await service.in_thread(read)
     finally:
         await upload.close()
 

@@ -99,7 +99,7 @@ async def _announce_ready(engine: Engine) -> None:
     while engine.state.phase != "ready":
         if engine.state.reason != said:
             said = engine.state.reason
-            _say(f"{engine.state.phase}: {said}")
+            _say(said)
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     _say(_ready_line(engine))
 

@@ -4,7 +4,8 @@ Uploads are hostile until proven otherwise: only the listed formats are ever par
 number of pixels is taken from the header, before anything is decoded.
 """
 
-from typing import IO, Final, cast
+import io
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ FORMATS_IN_WORDS: Final = "PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF"
 
 FIELD: Final = "image"
 
-_HEADER_BYTES = 32
+_WEBP_HEADER_BYTES = 30
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,18 +61,19 @@ _UNLISTED: Final = (
 )  # fmt: skip
 
 
-def decode(file: IO[bytes], *, max_pixels: int) -> Picture:
+def decode(data: bytes, *, max_pixels: int) -> Picture:
     """Decode an upload into upright RGB pixels, what is transparent laid over white.
 
     Raises :class:`NotAPicture`, :class:`FormatNotAllowed` or :class:`TooLarge`. Takes a while
     for a large picture; call it in a thread.
     """
-    header = _read_header(file)
-    _check_format(header)
-    _check_webp_pixels(header, max_pixels)
+    if not data:
+        raise NotAPicture("The file is empty", field=FIELD)
+    _check_format(data)
+    _check_webp_pixels(data, max_pixels)
     # Pillow raises many kinds of error over a damaged file: whatever it is, the file is at fault.
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.size, max_pixels)
             image.load()
             return np.asarray(_to_rgb(_upright(image)))
@@ -91,26 +93,18 @@ def decode(file: IO[bytes], *, max_pixels: int) -> Picture:
         ) from error
 
 
-def _read_header(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    header = file.read(_HEADER_BYTES)
-    if not header:
-        raise NotAPicture("The file is empty", field=FIELD)
-    return header
-
-
-def _check_format(header: bytes) -> None:
+def _check_format(data: bytes) -> None:
     for offset, magic, name in _UNLISTED:
-        if header[offset:].startswith(magic):
+        if data.startswith(magic, offset):
             raise FormatNotAllowed(
                 f"{name} files are not accepted; send {FORMATS_IN_WORDS}", field=FIELD
             )
 
 
-def _check_webp_pixels(header: bytes, max_pixels: int) -> None:
+def _check_webp_pixels(data: bytes, max_pixels: int) -> None:
     """WebP alone is checked by hand: opening one already allocates its whole canvas."""
-    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
-        _check_pixels(_webp_size(header), max_pixels)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        _check_pixels(_webp_size(data[:_WEBP_HEADER_BYTES]), max_pixels)
 
 
 def _webp_size(header: bytes) -> tuple[int, int]:

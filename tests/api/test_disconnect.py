@@ -13,9 +13,10 @@ from tests.api.scrape import eventually, value
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-def send_request(url: str, png: bytes) -> socket.socket:
+def send_request(url: str, png: bytes, **fields: str) -> socket.socket:
     """A connection on which a complete request has been sent."""
-    request = httpx.Request("POST", f"{url}/variations", files={"image": ("a.png", png)})
+    files = {"image": ("a.png", png)}
+    request = httpx.Request("POST", f"{url}/variations", files=files, data=fields)
     lines = [f"{name}: {text}" for name, text in request.headers.items()]
     head = "\r\n".join(("POST /variations HTTP/1.1", *lines, "", "")).encode()
     address = urlsplit(url)

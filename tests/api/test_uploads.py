@@ -28,7 +28,7 @@ def saved(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    return decode(io.BytesIO(data), max_pixels=max_pixels)
+    return decode(data, max_pixels=max_pixels)
 
 
 def gradient() -> NDArray[np.uint8]:

@@ -1,0 +1,226 @@
+"""The whole service as it is run: one process for HTTP, one for the model, real requests."""
+
+import base64
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.api.conftest import Post, quarters
+from tests.api.scrape import eventually, value
+from tests.api.test_disconnect import RESET_ON_CLOSE, send_request
+from tests.api.test_problems import assert_problem
+
+SERVE = "from app.api.server import serve; from app.settings import Settings; serve(Settings())"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service in a process of its own, and what it printed until it was ready."""
+
+    process: subprocess.Popen[str]
+    url: str
+    lines: list[str]
+
+    @property
+    def worker_pid(self) -> int:
+        """The worker is the process's only child."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
+def launch(**settings: str) -> subprocess.Popen[str]:
+    environment = {f"VARIATIONS_{name.upper()}": text for name, text in settings.items()}
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        env={**os.environ, "VARIATIONS_PORT": "0", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> list[str]:
+    """What the process prints up to the line that holds this word."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if word in line:
+            return lines
+    raise AssertionError(f"it ended without saying {word!r}: {lines} {process.communicate()[1]}")
+
+
+def url_in(line: str) -> str:
+    return line.split()[3]
+
+
+@pytest.fixture(scope="module")
+def running(tiny_checkpoint: Path) -> Iterator[Running]:
+    process = launch(
+        model=str(tiny_checkpoint), device="cpu", dtype="float32", max_rows="16", max_queue="16"
+    )
+    try:
+        lines = read_until(process, "ready:")
+        yield Running(process, url_in(lines[0]), lines)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+@pytest.fixture
+def url(running: Running) -> str:
+    return running.url
+
+
+def pictures(response: httpx.Response) -> list[NDArray[np.uint8]]:
+    assert response.status_code == 200, response.text
+    return [picture(one["b64_json"]) for one in response.json()["variations"]]
+
+
+def picture(text: str) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def assert_same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
+    """Equal up to rounding: within 1/255 for 99.9 % of values."""
+    difference = np.abs(one.astype(int) - other)
+    assert (difference <= 1).mean() >= 0.999
+
+
+def test_it_says_where_it_listens_and_when_it_is_ready(running: Running) -> None:
+    first, *_, last = running.lines
+    assert first.startswith("variations: listening on http://127.0.0.1:")
+    assert last.startswith("variations: ready: ")
+    assert last.endswith(" on cpu float32, 64x64, at most 16 rows a step")
+
+
+def test_a_picture_becomes_different_variations_of_the_asked_size(post: Post) -> None:
+    first, second = pictures(post(n=2, num_inference_steps=4, seed=3))
+    assert first.shape == second.shape == (64, 64, 3)
+    assert np.abs(first.astype(int) - second).mean() > 1
+
+
+def test_a_photograph_of_12_megapixels_goes_the_whole_way(post: Post) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(quarters((64, 48))).resize((4000, 3000))
+    photo.save(file, format="JPEG", exif=exif.tobytes())
+    response = post(file.getvalue(), n=4, num_inference_steps=2, output_format="jpeg")
+    assert len(pictures(response)) == 4
+
+
+def test_picture_i_of_n_is_the_picture_of_seed_plus_i(post: Post) -> None:
+    together = pictures(post(n=3, seed=7, num_inference_steps=4))
+    for index, one in enumerate(together):
+        (alone,) = pictures(post(n=1, seed=7 + index, num_inference_steps=4))
+        assert_same(one, alone)
+
+
+def test_single_steps_hold_rows_of_requests_with_different_solvers_and_step_counts(
+    client: httpx.Client, url: str, png: bytes
+) -> None:
+    wishes = [
+        {"scheduler": scheduler, "num_inference_steps": steps, "n": n, "guidance_scale": scale}
+        for scheduler, steps, n, scale in (
+            ("pndm", "12", "2", "3"),
+            ("ddim", "14", "1", "1"),
+            ("euler", "16", "1", "7.5"),
+            ("heun", "8", "1", "3"),
+            ("dpmsolver++", "15", "2", "1"),
+            ("unipc", "13", "1", "5"),
+        )
+    ]
+
+    def steps_over(name: str, bound: str) -> float:
+        """How many steps held more than ``bound`` of these."""
+        name = f"variations_step_{name}"
+        total = value(client, f"{name}_count")
+        return total - value(client, f"{name}_bucket", {"le": bound})
+
+    def post_one(wish: dict[str, str]) -> httpx.Response:
+        with httpx.Client(base_url=url, timeout=60) as own:
+            return own.post("/variations", files={"image": ("a.png", png)}, data=wish)
+
+    before = [steps_over("requests", "2.0"), steps_over("schedules", "2.0")]
+    ok = value(client, "variations_pictures_total", {"outcome": "ok"})
+    with ThreadPoolExecutor(len(wishes)) as callers:
+        for response in callers.map(post_one, wishes):
+            assert response.status_code == 200, response.text
+    after = [steps_over("requests", "2.0"), steps_over("schedules", "2.0")]
+    assert after[0] > before[0]
+    assert after[1] > before[1]
+    assert value(client, "variations_pictures_total", {"outcome": "ok"}) == ok + 8
+    assert value(client, "variations_queue_requests") == 0
+
+
+@pytest.mark.parametrize("way", ["closed", "reset"])
+def test_a_client_that_leaves_cancels_its_pictures(
+    client: httpx.Client, post: Post, png: bytes, url: str, way: str
+) -> None:
+    def cancelled() -> float:
+        return value(client, "variations_pictures_total", {"outcome": "cancelled"})
+
+    before = cancelled()
+    connection = send_request(url, png, num_inference_steps="100", n="8")
+    eventually(lambda: value(client, "variations_queue_requests") == 1)
+    if way == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    connection.close()
+    eventually(lambda: cancelled() == before + 8)
+    assert value(client, "variations_queue_requests") == 0
+    assert post(num_inference_steps=1).status_code == 200
+
+
+def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
+    process = launch(model=str(tiny_checkpoint), device="cpu")
+    read_until(process, "listening")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_a_taken_port_is_named_in_one_line(running: Running) -> None:
+    taken = running.url.rpartition(":")[2]
+    process = launch(port=taken)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = errors.splitlines()
+    assert f"127.0.0.1:{taken}" in line
+    assert "VARIATIONS_PORT" in line
+
+
+# Last, since the service has to start a new worker after it.
+def test_when_the_worker_dies_its_callers_are_told_and_readiness_follows(
+    client: httpx.Client, post: Post, running: Running
+) -> None:
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(post, num_inference_steps=100, n=8)
+        eventually(lambda: value(client, "variations_queue_requests") == 1)
+        os.kill(running.worker_pid, signal.SIGKILL)
+        response = answer.result()
+    assert_problem(response, 503)
+    assert int(response.headers["retry-after"]) >= 1
+    readiness = client.get("/readyz")
+    assert readiness.status_code == 503
+    assert "SIGKILL" in readiness.json()["reason"] or "ended" in readiness.json()["reason"]
+    assert value(client, "variations_worker_up") == 0
+    assert client.get("/healthz").status_code == 200
+    assert_problem(post(), 503)
