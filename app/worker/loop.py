@@ -75,13 +75,17 @@ class Worker:
         self._last_landing = 0.0
 
     def run(self) -> NoReturn:
-        """Take turns for ever; without work, a turn waits for some."""
+        """Take turns for ever."""
         while True:
-            self._receive()
-            self._encode()
-            self._step()
-            self._decode()
-            self._report()
+            self.turn()
+
+    def turn(self) -> None:
+        """One step of the batch and what lies between two; without work, wait for some."""
+        self._receive()
+        self._encode()
+        self._step()
+        self._decode()
+        self._report()
 
     # Receive
 

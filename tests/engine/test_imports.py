@@ -1,0 +1,18 @@
+"""What the engine keeps out of the API process."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import app.engine.supervisor, app.engine.batcher, app.engine.knee
+heavy = {"torch", "diffusers", "transformers", "fastapi", "prometheus_client"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+
+
+def test_the_engine_imports_neither_torch_nor_a_web_framework() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
