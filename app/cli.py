@@ -1,0 +1,157 @@
+"""The command line: serve over HTTP, generate without a server, train the built-in model.
+
+Every command imports what it needs when it runs, so that ``serve`` never loads torch.
+"""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app import __version__
+from app.errors import VariationsError
+from app.parameters import (
+    MAX_GUIDANCE_SCALE,
+    MAX_SEED,
+    MAX_STEPS,
+    MAX_VARIATIONS,
+    Fit,
+    Parameters,
+    Scheduler,
+)
+from app.training.cli import app as training
+
+if TYPE_CHECKING:
+    from app.pipeline import Pipeline
+    from app.settings import Settings
+
+app = typer.Typer(
+    help="Variations of a picture, with Stable Diffusion conditioned on its CLIP embedding.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(training, name="train")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Variations of a picture, with Stable Diffusion conditioned on its CLIP embedding."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Instead of VARIATIONS_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Instead of VARIATIONS_PORT.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of VARIATIONS_MODEL.")] = None,
+) -> None:
+    """Serve over HTTP. Settings come from the environment (VARIATIONS_…); see the README."""
+    from app.api.server import serve as serve_forever  # noqa: PLC0415
+
+    serve_forever(_settings(host=host, port=port, model=model))
+
+
+@app.command()
+def generate(
+    photo: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The picture.")],
+    n: Annotated[int, typer.Option("-n", min=1, max=MAX_VARIATIONS, help="How many.")] = 4,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Of the first; then +1. Random.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance", min=0, max=MAX_GUIDANCE_SCALE)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=MAX_STEPS)] = None,
+    scheduler: Annotated[Scheduler | None, typer.Option()] = None,
+    fit: Annotated[Fit | None, typer.Option(help="How a picture becomes square.")] = None,
+) -> None:
+    """Write variations of PHOTO to a folder, without a server.
+
+    The model and device are those of the settings (VARIATIONS_MODEL and so on).
+    """
+    settings = _settings()
+    try:
+        pipeline = _load(settings)
+        model = pipeline.model
+        width, height = model.sizes[0]
+        parameters = Parameters(
+            n=n,
+            guidance_scale=model.guidance_scale if guidance_scale is None else guidance_scale,
+            num_inference_steps=steps or model.num_inference_steps,
+            scheduler=scheduler or model.scheduler,
+            seed=secrets.randbelow(MAX_SEED - n) if seed is None else seed,
+            width=width,
+            height=height,
+            fit=fit or model.fit,
+        )
+        _generate(pipeline, photo, settings.max_pixels, parameters, out)
+    except VariationsError as error:
+        typer.echo(f"{error.title}: {error.message}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _settings(**given: Any) -> "Settings":
+    """The settings, or a line for each that is wrong and exit status 2."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from app.settings import Settings  # noqa: PLC0415
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"][:1]).upper()
+            typer.echo(f"VARIATIONS_{name}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _load(settings: "Settings") -> "Pipeline":
+    from app.pipeline import Pipeline  # noqa: PLC0415
+
+    return Pipeline.load(
+        settings.model,
+        revision=settings.revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        attention_slicing=settings.attention_slicing,
+        vae_slicing=settings.vae_slicing,
+        safety_checker=settings.safety_checker == "on",
+        sizes=settings.sizes,
+    )
+
+
+def _generate(
+    pipeline: "Pipeline", photo: Path, max_pixels: int, parameters: Parameters, out: Path
+) -> None:
+    from PIL import Image  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from app.api.uploads import decode  # noqa: PLC0415
+
+    picture = decode(photo.read_bytes(), max_pixels=max_pixels)
+    with Progress(transient=True) as bar:
+        task = bar.add_task(f"{parameters.n} variations of {photo.name}")
+        pictures = pipeline.generate(
+            picture, parameters, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for index, decoded in enumerate(pictures):
+        seed = parameters.seed + index
+        if decoded.picture is None:
+            typer.echo(f"seed {seed}: {decoded.error or 'stopped by the safety checker'}")
+            continue
+        path = out / f"{photo.stem}-{seed}.png"
+        Image.fromarray(decoded.picture).save(path)
+        typer.echo(str(path))

@@ -1,0 +1,1 @@
+"""Measurements, written to ``benchmarks/results``; not shipped with the package."""

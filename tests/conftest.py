@@ -1,0 +1,15 @@
+"""What tests of several folders share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of random weights that runs in milliseconds."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_checkpoint(folder)
+    return folder
