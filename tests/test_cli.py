@@ -1,0 +1,64 @@
+"""The command line, run as its users run it but for the process."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from app import __version__
+from app.cli import app
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.radial_gradient("L").convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _tiny(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIATIONS_MODEL", str(tiny_checkpoint))
+    monkeypatch.setenv("VARIATIONS_DTYPE", "float32")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_generate_writes_a_picture_a_seed_and_says_where(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("generate", photo, "-n", 2, "--seed", 5, "--steps", 2, "-o", out)
+    assert result.exit_code == 0, result.output
+    written = [out / "photo-5.png", out / "photo-6.png"]
+    assert sorted(out.iterdir()) == written
+    assert all(str(path) in result.output.replace("\n", "") for path in written)
+    assert Image.open(written[0]).size == (64, 64)
+
+
+def test_generate_gives_the_same_picture_for_the_same_seed(photo: Path, tmp_path: Path) -> None:
+    for folder, seed, n in (("a", 5, 2), ("b", 6, 1)):
+        run("generate", photo, "-n", n, "--seed", seed, "--steps", 2, "-o", tmp_path / folder)
+    first, second = (Image.open(tmp_path / folder / "photo-6.png") for folder in "ab")
+    pairs = zip(first.convert("L").tobytes(), second.convert("L").tobytes(), strict=True)
+    assert max(abs(a - b) for a, b in pairs) <= 1
+
+
+def test_generate_explains_what_is_no_picture(tmp_path: Path) -> None:
+    text = tmp_path / "photo.jpg"
+    text.write_text("not a picture")
+    result = run("generate", text)
+    assert result.exit_code == 1
+    assert "not a picture that can be read" in result.output
+
+
+def test_a_wrong_setting_is_named(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIATIONS_DTYPE", "float8")
+    result = run("generate", photo)
+    assert result.exit_code == 2
+    assert "VARIATIONS_DTYPE" in result.output
+
+
+def test_version() -> None:
+    assert run("--version").output.strip() == __version__
