@@ -57,7 +57,8 @@ class Learner(nn.Module):
                 loss = loss + functional.l1_loss(
                     _difference(decoded, distance, axis), _difference(pictures, distance, axis)
                 )
-        return loss + _PULL * latents.square().mean()
+        bounded: Tensor = loss + _PULL * latents.square().mean()
+        return bounded
 
 
 def _difference(pictures: Tensor, distance: int, axis: int) -> Tensor:

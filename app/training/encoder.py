@@ -59,7 +59,8 @@ class Learner(nn.Module):
         known = labels.repeat_interleave(2, 0)
         for i, reader in enumerate(self.readers):
             loss = loss + functional.cross_entropy(reader(embedding), known[:, i], ignore_index=-1)
-        return loss + 0.02 * (norm - NORM).square().mean()
+        pulled: Tensor = loss + 0.02 * (norm - NORM).square().mean()
+        return pulled
 
 
 def embed(encoder: nn.Module, pictures: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def train_encoder(
     def loss_of(rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(len(pairs.labels), recipe.batch, replace=False))
         pictures = to_tensor(pairs.pictures[chosen])
-        rough = roughen(pictures.flatten(0, 1)).unflatten(0, (-1, 2))
+        rough = roughen(pictures.flatten(0, 1)).view_as(pictures)
         with torch.autocast("cpu", torch.bfloat16):
             loss: Tensor = learner(rough, torch.from_numpy(pairs.labels[chosen]))
         return loss

@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,6 +33,10 @@ class Recipe:
     cooldown: float = 0.95
     weight_decay: float = 0.01
     ema_decay: float | None = None
+
+    def scaled(self, scale: float) -> Self:
+        """The same with ``scale`` times the steps, at least one."""
+        return replace(self, steps=max(1, round(self.steps * scale)))
 
     def rate(self, step: int) -> float:
         """The share of ``learning_rate`` used at ``step``."""

@@ -103,9 +103,11 @@ def draw_field(rng: np.random.Generator) -> tuple[Picture, Picture]:
 def _crop(field: Image.Image, grain: float, rng: np.random.Generator) -> Picture:
     left, top = (int(rng.integers(SIZE // 2)) for _ in range(2))
     side = int(rng.integers(SIZE, 3 * SIZE // 2))
-    crop = field.resize((SIZE, SIZE), Image.Resampling.BOX, (left, top, left + side, top + side))
-    noisy = np.asarray(crop) + rng.normal(0, grain, (SIZE, SIZE, 1))
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    box = (left, top, left + side, top + side)
+    smooth = field.resize((SIZE, SIZE), Image.Resampling.BOX, box)
+    noisy = np.asarray(smooth) + rng.normal(0, grain, (SIZE, SIZE, 1))
+    crop: Picture = np.clip(noisy, 0, 255).astype(np.uint8)
+    return crop
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> Picture:

@@ -1,0 +1,69 @@
+"""The built-in checkpoint from nothing: every stage in order, resumed where it was stopped."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from app.training.autoencoder import train_autoencoder
+from app.training.dataset import draw_pairs
+from app.training.denoiser import encode_pairs, fit_scales, train_denoiser
+from app.training.encoder import train_encoder
+from app.training.export import export
+from app.training.judge import train_judge
+from app.training.loop import Progress, Recipe
+from app.training.safety import train_safety_checker
+
+ENCODER = Recipe(steps=800, batch=64, learning_rate=1e-3)
+AUTOENCODER = Recipe(
+    steps=2600, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
+)
+SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
+DENOISER = Recipe(steps=6000, batch=64, learning_rate=1e-3, cooldown=0.4, ema_decay=0.999)
+JUDGE = Recipe(steps=1200, batch=64, learning_rate=2e-3)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many pairs are drawn and how each part is trained; the defaults made the built-in one."""
+
+    pairs: int = 30_000
+    denoiser_width: int = 32
+    encoder: Recipe = field(default=ENCODER)
+    autoencoder: Recipe = field(default=AUTOENCODER)
+    safety: Recipe = field(default=SAFETY)
+    denoiser: Recipe = field(default=DENOISER)
+    judge: Recipe = field(default=JUDGE)
+
+    def scaled(self, scale: float) -> Self:
+        """The same with ``scale`` times the steps of every part."""
+        return replace(
+            self,
+            encoder=self.encoder.scaled(scale),
+            autoencoder=self.autoencoder.scaled(scale),
+            safety=self.safety.scaled(scale),
+            denoiser=self.denoiser.scaled(scale),
+            judge=self.judge.scaled(scale),
+        )
+
+
+def train_demo(plan: Plan, output: Path, work: Path, seed: int, progress: Progress) -> None:
+    """Train all parts and write the checkpoint to ``output``.
+
+    ``work`` keeps the drawings and the state of every part; a later call with the same arguments
+    goes on from there.
+    """
+    state = work / "state"
+    pairs = draw_pairs(work / "pairs", plan.pairs, seed, lambda n: progress("pairs", n, 0, 0.0))
+    encoder = train_encoder(pairs, plan.encoder, state, seed, progress)
+    autoencoder = train_autoencoder(pairs, plan.autoencoder, state, seed, progress)
+    fit_scales(pairs, encoder, autoencoder)
+    safety = train_safety_checker(pairs, encoder, autoencoder, plan.safety, state, seed, progress)
+    encoded = encode_pairs(pairs, encoder, autoencoder, work / "encoded", progress)
+    denoiser = train_denoiser(encoded, plan.denoiser_width, plan.denoiser, state, seed, progress)
+    export(encoder, autoencoder, denoiser, safety, output)
+
+
+def train_demo_judge(plan: Plan, output: Path, work: Path, seed: int, progress: Progress) -> None:
+    """Train the judge on the same drawings and write its weights to ``output``."""
+    pairs = draw_pairs(work / "pairs", plan.pairs, seed, lambda n: progress("pairs", n, 0, 0.0))
+    train_judge(pairs, plan.judge, work / "state", seed, progress).save(output)

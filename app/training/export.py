@@ -1,0 +1,64 @@
+"""The trained parts as one checkpoint folder in diffusers' format."""
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from app.training.denoiser import NOISE
+from app.training.encoder import MEAN, STD
+from app.training.world import SIZE
+
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "demo"
+"""Where ``VARIATIONS_MODEL=demo`` looks."""
+
+_CARD = Path(__file__).with_name("card.md")
+_INDEX = {
+    "_class_name": "StableDiffusionImageVariationPipeline",
+    "_diffusers_version": diffusers.__version__,
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "requires_safety_checker": True,
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def export(
+    encoder: CLIPVisionModelWithProjection,
+    autoencoder: AutoencoderKL,
+    denoiser: UNet2DConditionModel,
+    safety_checker: StableDiffusionSafetyChecker,
+    folder: Path,
+) -> None:
+    """Write ``folder`` anew, in half precision; the parts become half precision too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    parts = {
+        "image_encoder": encoder,
+        "vae": autoencoder,
+        "unet": denoiser,
+        "safety_checker": safety_checker,
+    }
+    for name, part in parts.items():
+        part.half().save_pretrained(folder / name)
+    PNDMScheduler(
+        **NOISE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1
+    ).save_pretrained(folder / "scheduler")
+    CLIPImageProcessor(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        resample=Image.Resampling.BICUBIC,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+    ).save_pretrained(folder / "feature_extractor")
+    (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+    shutil.copyfile(_CARD, folder / "README.md")
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(0o644)
