@@ -1,0 +1,321 @@
+"""The supervisor over a real worker process with a small real model."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+
+from app.engine import supervisor as module
+from app.engine.messages import Done, Picture, Start, Stats, Timings
+from app.engine.supervisor import Supervisor
+from app.errors import GenerationFailed, NotReady, WorkerDied
+from app.parameters import Fit, Parameters, Scheduler
+
+pytestmark = pytest.mark.anyio
+
+LONG = 60.0
+"""Seconds after which a test gives up on a worker."""
+
+SHORT_REQUEST = Parameters(1, 3.0, 4, Scheduler.DDIM, 7, 64, 64, Fit.SQUASH)
+ENDLESS_REQUEST = replace(SHORT_REQUEST, n=8, num_inference_steps=100, scheduler=Scheduler.LMS)
+
+
+@dataclass
+class Diary:
+    """Metrics that are remembered, and wake whoever waits for the next entry."""
+
+    steps: list[Stats] = field(default_factory=list)
+    timings: list[Timings] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
+    queued: list[int] = field(default_factory=list)
+    ups: list[bool] = field(default_factory=list)
+    _entry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def step(self, stats: Stats) -> None:
+        self.steps.append(stats)
+        self._entry.set()
+
+    def stages(self, timings: Timings) -> None:
+        self.timings.append(timings)
+
+    def pictures(self, ok: int, flagged: int) -> None:
+        self._count("ok", ok)
+        self._count("flagged", flagged)
+
+    def failed(self, pictures: int = 1) -> None:
+        self._count("failed", pictures)
+
+    def cancelled(self, pictures: int = 1) -> None:
+        self._count("cancelled", pictures)
+
+    def worker_up(self, up: bool) -> None:
+        self.ups.append(up)
+        self._entry.set()
+
+    def queue(self, requests: int) -> None:
+        self.queued.append(requests)
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LONG):
+            while not happened():
+                self._entry.clear()
+                await self._entry.wait()
+
+    def _count(self, outcome: str, pictures: int) -> None:
+        self.counted[outcome] = self.counted.get(outcome, 0) + pictures
+
+
+def start_message(model: str | Path) -> Start:
+    return Start(
+        model=str(model),
+        revision=None,
+        device="cpu",
+        dtype="float32",
+        attention_slicing="off",
+        vae_slicing=False,
+        safety_checker=True,
+        sizes=(),
+        max_rows=24,
+        fixed_bucket=False,
+    )
+
+
+@asynccontextmanager
+async def supervised(model: str | Path) -> AsyncIterator[tuple[Supervisor, Diary]]:
+    diary = Diary()
+    supervisor = Supervisor(start_message(model), diary)
+    await supervisor.start()
+    try:
+        yield supervisor, diary
+    finally:
+        await supervisor.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_a_worker() -> Iterator[None]:
+    """Tensors this small only suffer from more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+async def running(tiny_checkpoint: Path) -> AsyncIterator[tuple[Supervisor, Diary]]:
+    async with supervised(tiny_checkpoint) as (supervisor, diary):
+        await diary.until(lambda: supervisor.state.phase == "ready")
+        yield supervisor, diary
+
+
+def a_picture() -> Picture:
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def assert_same(one: Done, other: Done) -> None:
+    """Equal but for rounding."""
+    for mine, theirs in zip(one.pictures, other.pictures, strict=True):
+        assert mine is not None
+        assert theirs is not None
+        assert np.abs(mine.astype(int) - theirs).max() <= 1
+
+
+def process_is_gone(pid: int) -> bool:
+    """Ended, though perhaps not yet reaped by whoever inherited it."""
+    command = ["ps", "-o", "stat=", "-p", str(pid)]
+    status = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return not status or status.startswith("Z")
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = monotonic() + LONG
+    while not process_is_gone(pid):
+        assert monotonic() < deadline, f"process {pid} is still there"
+        sleep(0.05)
+
+
+async def test_a_ready_worker_tells_its_model_and_cap(running: tuple[Supervisor, Diary]) -> None:
+    supervisor, diary = running
+    assert supervisor.state.phase == "ready"
+    assert supervisor.max_rows == 24
+    assert supervisor.model is not None
+    assert supervisor.model.sizes == ((64, 64),)
+    assert diary.ups[-1] is True
+
+
+async def test_mixed_requests_share_steps_and_come_out_as_if_alone(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    requests = {
+        "pndm": replace(SHORT_REQUEST, n=2, scheduler=Scheduler.PNDM, num_inference_steps=30),
+        "plain": replace(SHORT_REQUEST, guidance_scale=1.0, num_inference_steps=20),
+    }
+    diary.steps.clear()
+    together = await asyncio.gather(
+        *(supervisor.run(name, a_picture(), asked) for name, asked in requests.items())
+    )
+    assert max(stats.schedules for stats in diary.steps) == 2
+    for (name, asked), shared in zip(requests.items(), together, strict=True):
+        assert_same(await supervisor.run(f"{name} alone", a_picture(), asked), shared)
+
+
+async def test_a_cancelled_request_frees_the_worker(running: tuple[Supervisor, Diary]) -> None:
+    supervisor, diary = running
+    diary.steps.clear()
+    cancelled = diary.counted.get("cancelled", 0)
+    task = asyncio.create_task(supervisor.run("gone", a_picture(), ENDLESS_REQUEST))
+    await diary.until(lambda: bool(diary.steps))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert supervisor.pending == 0
+    await supervisor.run("next", a_picture(), SHORT_REQUEST)
+    assert [stats.rows for stats in diary.steps[-4:]] == [2, 2, 2, 2]
+    assert len(diary.steps) < 100
+    assert diary.counted["cancelled"] == cancelled + 8
+
+
+async def test_the_pixels_are_let_go_once_they_are_encoded(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    diary.steps.clear()
+    task = asyncio.create_task(supervisor.run("long", a_picture(), ENDLESS_REQUEST))
+    await diary.until(lambda: bool(diary.steps))
+    [job] = supervisor._jobs.values()
+    assert job.source.dtype == np.float32
+    assert job.submit().source.shape == (24,)
+    task.cancel()
+
+
+async def test_what_the_model_cannot_do_fails_that_request_alone(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    failed = diary.counted.get("failed", 0)
+    nobody = np.zeros((0, 0, 3), np.uint8)
+    bad, good = await asyncio.gather(
+        supervisor.run("bad", nobody, SHORT_REQUEST),
+        supervisor.run("good", a_picture(), SHORT_REQUEST),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, GenerationFailed)
+    assert isinstance(good, Done)
+    assert diary.counted["failed"] == failed + 1
+
+
+async def test_an_identifier_is_taken_only_once(running: tuple[Supervisor, Diary]) -> None:
+    supervisor, _ = running
+    first = asyncio.create_task(supervisor.run("same", a_picture(), SHORT_REQUEST))
+    await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="already waiting"):
+        await supervisor.run("same", a_picture(), SHORT_REQUEST)
+    await first
+
+
+async def test_ctrl_c_and_sigterm_do_not_concern_the_worker(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, _ = running
+    assert supervisor.worker_pid is not None
+    os.kill(supervisor.worker_pid, signal.SIGINT)
+    os.kill(supervisor.worker_pid, signal.SIGTERM)
+    assert await supervisor.run("after signals", a_picture(), SHORT_REQUEST)
+
+
+async def test_when_the_worker_dies_everybody_is_told_and_another_is_started(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    before = await supervisor.run("before", a_picture(), SHORT_REQUEST)
+    diary.steps.clear()
+    waiting = [
+        asyncio.create_task(supervisor.run(f"waiting {i}", a_picture(), ENDLESS_REQUEST))
+        for i in range(3)
+    ]
+    await diary.until(lambda: bool(diary.steps))
+    dead = supervisor.worker_pid
+    assert dead is not None
+    os.kill(dead, signal.SIGKILL)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [WorkerDied] * 3
+    assert supervisor.pending == 0
+    assert supervisor.state.phase == "down"
+    with pytest.raises(NotReady, match="worker has ended"):
+        await supervisor.run("too early", a_picture(), SHORT_REQUEST)
+    await diary.until(lambda: "SIGKILL" in supervisor.state.reason)
+    assert diary.ups[-1] is False
+
+    await diary.until(lambda: supervisor.state.phase == "ready")
+    assert supervisor.worker_pid != dead
+    assert_same(await supervisor.run("after", a_picture(), SHORT_REQUEST), before)
+
+
+async def test_before_the_start_nothing_is_taken(tiny_checkpoint: Path) -> None:
+    supervisor = Supervisor(start_message(tiny_checkpoint))
+    with pytest.raises(NotReady, match="not started"):
+        await supervisor.run("early", a_picture(), SHORT_REQUEST)
+
+
+async def test_a_checkpoint_that_cannot_be_served_is_not_tried_again(tmp_path: Path) -> None:
+    """And signals do not end a worker before it can ignore them, either."""
+    async with supervised(tmp_path / "nowhere") as (supervisor, diary):
+        await asyncio.sleep(0)
+        assert supervisor.worker_pid is not None
+        os.kill(supervisor.worker_pid, signal.SIGTERM)
+        os.kill(supervisor.worker_pid, signal.SIGINT)
+        await diary.until(lambda: supervisor.state.phase == "failed")
+        assert "nowhere" in supervisor.state.reason
+        assert supervisor._lives is not None
+        await asyncio.wait_for(supervisor._lives, LONG)
+        assert supervisor.state.phase == "failed"
+        with pytest.raises(NotReady, match="nowhere"):
+            await supervisor.run("hopeful", a_picture(), SHORT_REQUEST)
+
+
+async def test_a_worker_that_does_not_end_is_killed(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    async with supervised(tiny_checkpoint) as (supervisor, _):
+        await asyncio.sleep(0)
+        pid = supervisor.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await supervisor.stop()
+        assert process_is_gone(pid)
+        assert supervisor.state.phase == "stopped"
+
+
+PARENT = """
+import asyncio, sys
+from tests.engine.test_supervisor import ENDLESS_REQUEST, a_picture, supervised
+
+async def main():
+    async with supervised(sys.argv[1]) as (supervisor, diary):
+        await diary.until(lambda: supervisor.state.phase == "ready")
+        task = asyncio.create_task(supervisor.run("unfinished", a_picture(), ENDLESS_REQUEST))
+        await diary.until(lambda: bool(diary.steps))
+        print(supervisor.worker_pid, flush=True)
+        await task
+
+asyncio.run(main())
+"""
+
+
+def test_a_parent_that_is_killed_leaves_no_worker(tiny_checkpoint: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tiny_checkpoint)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert not process_is_gone(worker)
+        parent.kill()
+    wait_until_gone(worker)
