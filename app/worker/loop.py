@@ -21,7 +21,7 @@ from app.engine.messages import (
     Submit,
     ToWorker,
 )
-from app.errors import GenerationFailed
+from app.errors import VariationsError
 from app.pipeline import Decoded, Pipeline, Step
 from app.worker.work import Work
 
@@ -274,4 +274,4 @@ def _stats(batch: Batch, works: Sequence[Work], seconds: float) -> Stats:
 
 def _for_the_caller(error: Exception, otherwise: str) -> str:
     """Our own words about what happened, and never those of a library."""
-    return error.message if isinstance(error, GenerationFailed) else otherwise
+    return error.message if isinstance(error, VariationsError) else otherwise

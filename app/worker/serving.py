@@ -52,7 +52,7 @@ def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
     send(Loading("warming up"))
     knee = warm_up(pipeline, start)
     logger.info("%s on %s: %s", pipeline.model.id, pipeline.model.device, knee)
-    batcher = Batcher(_buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket))
+    batcher = Batcher(buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket))
     send(Ready(pipeline.model, knee.cap, knee.step_seconds))
     return Worker(
         pipeline, batcher, inbox, send, decoded_at_once=1 if start.fixed_bucket else DECODED_AT_ONCE
@@ -73,7 +73,7 @@ def _load(start: Start, send: Send) -> Pipeline:
     )
 
 
-def _buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
+def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
     """The batch sizes of a step: few on CUDA, where each costs tuning; on a CPU no padding."""
     if fixed:
         return [cap]
