@@ -52,7 +52,7 @@ def _check_content_type(headers: Headers) -> None:
     if given != "multipart/form-data":
         raise HTTPException(
             415,
-            f"The body must be multipart/form-data, not {given or 'without a content type'}; "
+            f"The body must be multipart/form-data, not {given or 'of no stated type'}; "
             "with curl: -F image=@photo.jpg",
         )
 

@@ -21,7 +21,7 @@ from app.parameters import (
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)] | SkipJsonSchema[None]
 Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | SkipJsonSchema[None]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)] | SkipJsonSchema[None]
-Pixels = Annotated[int, Field(ge=8, le=4096)] | SkipJsonSchema[None]
+Pixels = Annotated[int, Field(ge=1)] | SkipJsonSchema[None]
 
 
 def _without_null_defaults(schema: dict[str, Any]) -> None:
@@ -37,7 +37,10 @@ class VariationsForm(BaseModel):
 
     image: Annotated[
         UploadFile,
-        File(description=f"The picture to make variations of: {FORMATS_IN_WORDS}."),
+        File(
+            description=f"The picture to make variations of: {FORMATS_IN_WORDS}.",
+            json_schema_extra={"format": "binary"},  # what makes documentation offer a file
+        ),
     ]
     n: Annotated[
         int, Field(ge=1, le=MAX_VARIATIONS, description="How many variations.", examples=[4])

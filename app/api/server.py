@@ -20,10 +20,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_AGAIN_SECONDS = 0.1
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, supervisor: Engine | None = None) -> None:
     """Serve until the first SIGINT or SIGTERM; what was accepted is still answered.
 
     A second signal ends it at once. Exits with status 1 where the port cannot be had.
+    ``supervisor`` is as for :func:`create_app`.
     """
     _configure_logging(settings.log_level)
     try:
@@ -33,7 +34,7 @@ def serve(settings: Settings) -> None:
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
             "Choose another address with VARIATIONS_HOST and VARIATIONS_PORT."
         )
-    app = create_app(settings)
+    app = create_app(settings, supervisor)
     config = uvicorn.Config(
         app, lifespan="on", log_config=None, access_log=False, server_header=False
     )
@@ -77,6 +78,16 @@ class Server(uvicorn.Server):
         if self._announcement is not None:
             self._announcement.cancel()
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self._cut_short()
+
+    async def _cut_short(self) -> None:
+        """What uvicorn leaves out when it is forced: answer who still waits, end the worker."""
+        waiting = tuple(self.server_state.tasks)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await self.lifespan.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

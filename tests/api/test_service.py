@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.api.conftest import Post, quarters
+from tests.api.processes import assert_clean_end, launch, read_until, url_in
 from tests.api.scrape import eventually, value
 from tests.api.test_disconnect import RESET_ON_CLOSE, send_request
 from tests.api.test_problems import assert_problem
-
-SERVE = "from app.api.server import serve; from app.settings import Settings; serve(Settings())"
 
 
 @dataclass(frozen=True)
@@ -41,35 +39,6 @@ class Running:
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
-def launch(**settings: str) -> subprocess.Popen[str]:
-    environment = {f"VARIATIONS_{name.upper()}": text for name, text in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-c", SERVE],
-        # A tiny model gains nothing from a second thread and waits for it on a busy machine.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "VARIATIONS_PORT": "0", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> list[str]:
-    """What the process prints up to the line that holds this word."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if word in line:
-            return lines
-        if "the worker exited" in line:
-            process.terminate()
-    raise AssertionError(f"it ended without saying {word!r}: {lines} {process.communicate()[1]}")
-
-
-def url_in(line: str) -> str:
-    return line.split()[3]
-
-
 @pytest.fixture(scope="module")
 def running(tiny_checkpoint: Path) -> Iterator[Running]:
     process = launch(
@@ -77,12 +46,10 @@ def running(tiny_checkpoint: Path) -> Iterator[Running]:
     )
     try:
         lines = read_until(process, "ready:")
-        yield Running(process, url_in(lines[0]), lines)
+        yield Running(process, url_in(lines), lines)
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "Traceback" not in errors
+        assert_clean_end(process)
 
 
 @pytest.fixture
@@ -195,19 +162,7 @@ def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
     process = launch(model=str(tiny_checkpoint), device="cpu")
     read_until(process, "listening")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "Traceback" not in errors
-
-
-def test_a_taken_port_is_named_in_one_line(running: Running) -> None:
-    taken = running.url.rpartition(":")[2]
-    process = launch(port=taken)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    (line,) = errors.splitlines()
-    assert f"127.0.0.1:{taken}" in line
-    assert "VARIATIONS_PORT" in line
+    assert_clean_end(process)
 
 
 # Last, since the service has to start a new worker after it.
