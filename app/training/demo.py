@@ -4,21 +4,35 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+import torch
+
 from app.training.autoencoder import train_autoencoder
 from app.training.dataset import draw_pairs
-from app.training.denoiser import encode_pairs, fit_scales, train_denoiser
+from app.training.denoiser import (
+    code_pairs,
+    embed_pairs,
+    encode_pairs,
+    fit_latents,
+    new_denoiser,
+    train_denoiser,
+)
 from app.training.encoder import train_encoder
 from app.training.export import export
 from app.training.judge import train_judge
 from app.training.loop import Progress, Recipe
 from app.training.safety import train_safety_checker
 
-ENCODER = Recipe(steps=800, batch=64, learning_rate=1e-3)
+ENCODER = Recipe(steps=5000, batch=128, learning_rate=1e-3, warmup=0.03, cooldown=0.35)
 AUTOENCODER = Recipe(
     steps=2600, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
 )
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
-DENOISER = Recipe(steps=6000, batch=64, learning_rate=1e-3, cooldown=0.4, ema_decay=0.999)
+DENOISER_ON_CODES = Recipe(
+    steps=3000, batch=64, learning_rate=1e-3, warmup=0.05, cooldown=0.01, ema_decay=0.999
+)
+DENOISER = Recipe(
+    steps=2000, batch=64, learning_rate=1e-3, warmup=0.01, cooldown=0.99, ema_decay=0.999
+)
 JUDGE = Recipe(steps=1200, batch=64, learning_rate=2e-3)
 
 
@@ -31,6 +45,7 @@ class Plan:
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
     safety: Recipe = field(default=SAFETY)
+    denoiser_on_codes: Recipe = field(default=DENOISER_ON_CODES)
     denoiser: Recipe = field(default=DENOISER)
     judge: Recipe = field(default=JUDGE)
 
@@ -41,6 +56,7 @@ class Plan:
             encoder=self.encoder.scaled(scale),
             autoencoder=self.autoencoder.scaled(scale),
             safety=self.safety.scaled(scale),
+            denoiser_on_codes=self.denoiser_on_codes.scaled(scale),
             denoiser=self.denoiser.scaled(scale),
             judge=self.judge.scaled(scale),
         )
@@ -56,10 +72,17 @@ def train_demo(plan: Plan, output: Path, work: Path, seed: int, progress: Progre
     pairs = draw_pairs(work / "pairs", plan.pairs, seed, lambda n: progress("pairs", n, 0, 0.0))
     encoder = train_encoder(pairs, plan.encoder, state, seed, progress)
     autoencoder = train_autoencoder(pairs, plan.autoencoder, state, seed, progress)
-    fit_scales(pairs, encoder, autoencoder)
+    fit_latents(pairs, autoencoder)
     safety = train_safety_checker(pairs, encoder, autoencoder, plan.safety, state, seed, progress)
-    encoded = encode_pairs(pairs, encoder, autoencoder, work / "encoded", progress)
-    denoiser = train_denoiser(encoded, plan.denoiser_width, plan.denoiser, state, seed, progress)
+    latents = encode_pairs(pairs, autoencoder, work, progress)
+    embeddings = embed_pairs(pairs, encoder, work, progress)
+    torch.manual_seed(seed)
+    denoiser = new_denoiser(plan.denoiser_width)
+    for name, conditions, recipe in (
+        ("denoiser on codes", code_pairs(pairs), plan.denoiser_on_codes),
+        ("denoiser", embeddings, plan.denoiser),
+    ):
+        train_denoiser(name, denoiser, latents, conditions, recipe, state, seed, progress)
     export(encoder, autoencoder, denoiser, safety, output)
 
 

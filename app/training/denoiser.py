@@ -1,8 +1,8 @@
 """The denoiser: predicts the noise in a drawing's latents, told the embedding of its twin."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from app.training.autoencoder import DOWN, LATENT_CHANNELS
 from app.training.dataset import Pairs
-from app.training.encoder import EMBEDDING, NORM, embed, to_tensor
+from app.training.encoder import EMBEDDING, codes, embed, to_tensor
 from app.training.loop import Progress, Recipe, train
 from app.training.world import SIZE
 
@@ -47,62 +47,71 @@ def new_denoiser(width: int = 32) -> UNet2DConditionModel:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Every drawing's latents, scaled to a standard deviation of 1, and its embedding.
-
-    ``latents`` is float16 ``[N, 2, C, h, w]``, ``embeddings`` float32 ``[N, 2, EMBEDDING]``.
-    """
-
-    latents: NDArray[np.float16]
-    embeddings: NDArray[np.float32]
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Open what :func:`encode_pairs` wrote."""
-        return cls(np.load(folder / "latents.npy"), np.load(folder / "embeddings.npy"))
-
-
 @torch.inference_mode()
-def fit_scales(
-    pairs: Pairs, encoder: CLIPVisionModelWithProjection, autoencoder: AutoencoderKL
-) -> None:
-    """Make embeddings :data:`NORM` long on average, and register the latents' scaling factor."""
-    drawn = to_tensor(pairs.pictures[:500, 0])
-    encoder.visual_projection.weight.mul_(NORM / embed(encoder, drawn).norm(dim=-1).mean())
-    spread = autoencoder.encode(drawn * 2 - 1).latent_dist.mean.std().item()
-    autoencoder.register_to_config(scaling_factor=1 / spread)
+def fit_latents(pairs: Pairs, autoencoder: AutoencoderKL) -> None:
+    """Register the scaling factor that makes latents' standard deviation 1."""
+    latents = autoencoder.encode(to_tensor(pairs.pictures[:500, 0]) * 2 - 1).latent_dist.mean
+    autoencoder.register_to_config(scaling_factor=1 / latents.std().item())
 
 
 @torch.inference_mode()
 def encode_pairs(
+    pairs: Pairs, autoencoder: AutoencoderKL, folder: Path, progress: Progress
+) -> NDArray[np.float16]:
+    """The scaled latents ``[N, 2, C, h, w]`` of all ``pairs``, kept in ``folder``."""
+
+    def encode(pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = autoencoder.encode(to_tensor(pictures) * 2 - 1).latent_dist.mean.float()
+        latents: NDArray[np.float16] = (mean * autoencoder.config.scaling_factor).half().numpy()
+        return latents
+
+    return _of_all(pairs, "latents", encode, folder, progress)
+
+
+@torch.inference_mode()
+def embed_pairs(
+    pairs: Pairs, encoder: CLIPVisionModelWithProjection, folder: Path, progress: Progress
+) -> NDArray[np.float32]:
+    """The embeddings ``[N, 2, EMBEDDING]`` of all ``pairs``, kept in ``folder``."""
+
+    def encode(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings: Tensor = embed(encoder, to_tensor(pictures))
+        return embeddings.float().numpy()
+
+    return _of_all(pairs, "embeddings", encode, folder, progress)
+
+
+def code_pairs(pairs: Pairs) -> NDArray[np.float32]:
+    """What :func:`embed_pairs` comes to with a perfect encoder."""
+    chunks = []
+    for start in range(0, len(pairs.labels), _CHUNK):
+        pictures = pairs.pictures[start : start + _CHUNK]
+        labels = np.repeat(pairs.labels[start : start + _CHUNK], 2, axis=0)
+        chunks.append(codes(pictures.reshape(-1, *pictures.shape[2:]), labels))
+    return np.concatenate(chunks).reshape(-1, 2, EMBEDDING)
+
+
+def _of_all(
     pairs: Pairs,
-    encoder: CLIPVisionModelWithProjection,
-    autoencoder: AutoencoderKL,
+    name: str,
+    encode: Callable[[NDArray[np.uint8]], NDArray[Any]],
     folder: Path,
     progress: Progress,
-) -> Encoded:
-    """Latents and embeddings of all ``pairs``, kept in ``folder``."""
-    if (folder / "embeddings.npy").exists():
-        return Encoded.load(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    n, latents, embeddings = len(pairs.labels), [], []
-    for start in range(0, n, _CHUNK):
-        pictures = to_tensor(pairs.pictures[start : start + _CHUNK]).flatten(0, 1)
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = autoencoder.encode(pictures * 2 - 1).latent_dist
-        scaled = posterior.mean.float() * autoencoder.config.scaling_factor
-        latents.append(scaled.half().numpy())
-        embeddings.append(embed(encoder, pictures).numpy())
-        progress("encoded pairs", min(start + _CHUNK, n), n, 0.0)
-    np.save(folder / "latents.npy", _paired(latents))
-    np.save(folder / "embeddings.npy", _paired(embeddings))
-    return Encoded.load(folder)
-
-
-def _paired(chunks: list[NDArray[Any]]) -> NDArray[Any]:
-    flat = np.concatenate(chunks)
-    return flat.reshape(-1, 2, *flat.shape[1:])
+) -> NDArray[Any]:
+    kept = folder / f"{name}.npy"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        n, chunks = len(pairs.labels), []
+        for start in range(0, n, _CHUNK):
+            pictures = pairs.pictures[start : start + _CHUNK]
+            chunks.append(encode(pictures.reshape(-1, *pictures.shape[2:])))
+            progress(name, min(start + _CHUNK, n), n, 0.0)
+        flat = np.concatenate(chunks)
+        np.save(kept, flat.reshape(n, 2, *flat.shape[1:]))
+    everything: NDArray[Any] = np.load(kept)
+    return everything
 
 
 class Learner(nn.Module):
@@ -132,22 +141,26 @@ class Learner(nn.Module):
 
 
 def train_denoiser(
-    encoded: Encoded, width: int, recipe: Recipe, folder: Path, seed: int, progress: Progress
-) -> UNet2DConditionModel:
-    """Train a denoiser: each drawing is conditioned on the embedding of its pair's other one."""
-    torch.manual_seed(seed)
-    denoiser = new_denoiser(width)
+    name: str,
+    denoiser: UNet2DConditionModel,
+    latents: NDArray[np.float16],
+    conditions: NDArray[np.float32],
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train ``denoiser`` in place; a drawing's condition is that of its pair's other drawing."""
     denoiser.set_attn_processor(AttnProcessor())  # over so few places faster than SDPA
     learner = Learner(denoiser)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        chosen = np.sort(rng.choice(len(encoded.latents), recipe.batch, replace=False))
+        chosen = rng.choice(len(latents), recipe.batch)
         which = rng.integers(2, size=recipe.batch)
-        latents = torch.from_numpy(encoded.latents[chosen, which]).float()
-        embeddings = torch.from_numpy(encoded.embeddings[chosen, 1 - which])
+        wanted = torch.from_numpy(latents[chosen, which]).float()
+        condition = torch.from_numpy(conditions[chosen, 1 - which])
         with torch.autocast("cpu", torch.bfloat16):
-            loss: Tensor = learner(latents, embeddings)
+            loss: Tensor = learner(wanted, condition)
         return loss
 
-    train("denoiser", learner, recipe, loss_of, folder, seed, progress)
-    return denoiser
+    train(name, learner, recipe, loss_of, folder, seed, progress)

@@ -118,7 +118,8 @@ def _background(scene: Scene, rng: np.random.Generator) -> Picture:
         np.array(_colour(scene.background, s, v)) for s, v in ((0.25, 0.97), (0.5, 0.68))
     )
     shade = 1 - 0.22 * _texture(TEXTURES[scene.texture], x * SIZE, y * SIZE, rng)[..., None]
-    return np.clip((light * (1 - blend) + dark * blend) * shade, 0, 255).astype(np.uint8)
+    shaded: Picture = np.clip((light * (1 - blend) + dark * blend) * shade, 0, 255).astype(np.uint8)
+    return shaded
 
 
 def _texture(
