@@ -32,6 +32,7 @@ class Channel(Generic[Sent, Received]):
         self._on_end = on_end
         self._outbox: SimpleQueue[Sent | None] = SimpleQueue()
         self._ended = threading.Event()
+        self._closing = threading.Lock()
         self._threads = (
             threading.Thread(target=self._read, name="channel-read", daemon=True),
             threading.Thread(target=self._write, name="channel-write", daemon=True),
@@ -58,10 +59,11 @@ class Channel(Generic[Sent, Received]):
 
     def close(self) -> None:
         """Hang up, wait for both threads and release the pipe. Not to be called by a callback."""
-        self.hang_up()
-        for thread in self._threads:
-            thread.join()
-        self._connection.close()
+        with self._closing:
+            self.hang_up()
+            for thread in self._threads:
+                thread.join()
+            self._connection.close()
 
     def _read(self) -> None:
         try:

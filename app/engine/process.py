@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 
 from app.engine.channel import Channel
@@ -98,7 +98,7 @@ def _ending_signals_blocked() -> Iterator[None]:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    if not loop.is_closed():
+    with suppress(RuntimeError):  # the loop has been closed: nobody is left to be told
         loop.call_soon_threadsafe(callback)
 
 

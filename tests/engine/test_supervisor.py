@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -257,6 +258,10 @@ async def test_when_the_worker_dies_everybody_is_told_and_another_is_started(
     await diary.until(lambda: supervisor.state.phase == "ready")
     assert supervisor.worker_pid != dead
     assert_same(await supervisor.run("after", a_picture(), SHORT_REQUEST), before)
+
+
+def test_restarts_wait_longer_and_longer_up_to_half_a_minute() -> None:
+    assert list(islice(module._backoff(), 7)) == [1, 2, 4, 8, 16, 30, 30]
 
 
 async def test_before_the_start_nothing_is_taken(tiny_checkpoint: Path) -> None:
