@@ -10,7 +10,9 @@ the first unit vector, the i-th model output the (i+1)-th, so that each sample t
 is called once a table exists.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,7 +37,10 @@ _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.HEUN: ("HeunDiscreteScheduler", {}),
     Scheduler.KDPM2: ("KDPM2DiscreteScheduler", {}),
     Scheduler.DEIS: ("DEISMultistepScheduler", {}),
-    Scheduler.DPMSOLVER: ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    Scheduler.DPMSOLVER: (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False},
+    ),
     Scheduler.DPMSOLVER_KARRAS: (
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
@@ -81,8 +86,9 @@ def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) ->
     ``config`` is the checkpoint's scheduler config. Raises :class:`CheckpointError` where the
     config makes the solver something else than a linear recurrence (dynamic thresholding, say).
     """
-    probe = _Probe(scheduler, steps, config)
-    coefficients, residual = probe.fit()
+    with _quiet():
+        probe = _Probe(scheduler, steps, config)
+        coefficients, residual = probe.fit()
     if residual > _LARGEST_RESIDUAL:
         raise CheckpointError(
             f"the checkpoint's scheduler config makes {scheduler.value} with {steps} steps no "
@@ -95,6 +101,14 @@ def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) ->
         coefficients.astype(np.float32),
         residual,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without NumPy 2's remarks on how diffusers mixes tensors and arrays."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array", category=DeprecationWarning)
+        yield
 
 
 class _Probe:
