@@ -1,0 +1,62 @@
+"""Which device, and which numbers on it."""
+
+from pathlib import Path
+
+import torch
+
+from app.errors import CheckpointError
+from app.pipeline.checkpoint import Dtypes
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is CUDA if there is one, else the CPU; otherwise a name of torch's.
+
+    Raises :class:`CheckpointError` where there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except Exception as error:
+        # torch raises RuntimeError or AssertionError, by build and by what is wrong.
+        raise CheckpointError(f"the device {device!r} cannot be used: {error}") from error
+    return chosen
+
+
+def choose_dtypes(dtype: str, device: torch.device, cpu_dtype: str | None) -> Dtypes:
+    """``auto`` is float16 on CUDA; on a CPU ``cpu_dtype``, else bfloat16 where it is native.
+
+    bfloat16 has 8 bits of precision, too few for 256 levels of colour or for a threshold of the
+    safety checker: only the UNet takes it, and what runs once a picture stays in float32.
+    """
+    if dtype == "auto":
+        dtype = "float16" if device.type == "cuda" else cpu_dtype or _native_cpu_dtype()
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"dtype is one of auto, {', '.join(_DTYPES)}, not {dtype!r}")
+    chosen = _DTYPES[dtype]
+    return Dtypes(chosen, torch.float32 if chosen == torch.bfloat16 else chosen)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch's name without the module: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _native_cpu_dtype() -> str:
+    return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def _cpu_flags() -> set[str]:
+    """The processor's features as Linux lists them; elsewhere none, which means float32."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}

@@ -1,0 +1,144 @@
+"""Finding a checkpoint's folder, and fetching it from the Hugging Face Hub where it is not here."""
+
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub.hf_api import RepoFile
+
+from app.errors import CheckpointError
+from app.pipeline.known import DEMO_FOLDER
+
+Report = Callable[[str, float | None], None]
+"""Told what is being done, and how far it is (0–1) where that is known."""
+
+PARTS = ("unet", "vae", "image_encoder", "safety_checker", "feature_extractor", "scheduler")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# The main weights, whole or in shards; not variants such as `model.fp16` or `….non_ema`.
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(bin|safetensors)(\.index\.json)?"
+)
+
+
+def find_checkpoint(model: str, revision: str | None, report: Report) -> Path:
+    """The folder of ``model``: ``demo``, a folder, or a hub id, which is downloaded if need be.
+
+    Raises :class:`CheckpointError` where there is no such checkpoint, or it cannot be fetched.
+    """
+    if model == "demo":
+        if not DEMO_FOLDER.is_dir():
+            raise CheckpointError("there is no built-in checkpoint: run `python -m app train demo`")
+        return DEMO_FOLDER
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+        raise CheckpointError(
+            f"there is no folder {model!r}; a model is `demo`, a folder, or a hub id "
+            "such as lambdalabs/sd-image-variations-diffusers"
+        )
+    return _fetch(model, revision, report)
+
+
+def needed_files(files: Iterable[str]) -> list[str]:
+    """Those of a repository's files that loading reads: safetensors where a part has them.
+
+    >>> needed_files(["unet/config.json", "unet/model.bin", "unet/model.fp16.bin", "README.md"])
+    ['unet/config.json', 'unet/model.bin']
+    """
+    wanted = [path for path in files if path == "model_index.json" or _is_of_a_part(path)]
+    safe = {PurePosixPath(p).parts[0] for p in wanted if p.endswith(".safetensors")}
+    return [p for p in wanted if not (PurePosixPath(p).parts[0] in safe and ".bin" in p)]
+
+
+def _is_of_a_part(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    if len(parts) != 2 or parts[0] not in PARTS:
+        return False
+    return parts[1].endswith("config.json") or _WEIGHTS.fullmatch(parts[1]) is not None
+
+
+def _fetch(repository: str, revision: str | None, report: Report) -> Path:
+    report("downloading", None)
+    try:
+        sizes = _sizes(repository, revision)
+        bar = _reporting_bar(sum(sizes.values()), report)
+        path = snapshot_download(
+            repository, revision=revision, allow_patterns=list(sizes), tqdm_class=bar
+        )
+    except Exception as error:
+        # The errors of whichever HTTP client this version of the hub's library uses.
+        return _fetched_before(repository, revision, error)
+    return Path(path)
+
+
+def _sizes(repository: str, revision: str | None) -> dict[str, int]:
+    """Bytes of each needed file."""
+    tree = HfApi().list_repo_tree(repository, recursive=True, revision=revision)
+    files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    return {path: files[path] for path in needed_files(files)}
+
+
+def _fetched_before(repository: str, revision: str | None, error: Exception) -> Path:
+    index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
+    if not isinstance(index, str):
+        at = f" at revision {revision!r}" if revision else ""
+        raise CheckpointError(
+            f"{repository}{at} cannot be fetched from the hub: {_first_line(error)}"
+        ) from error
+    return Path(index).parent
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _reporting_bar(total: int, report: Report) -> type[Any]:
+    """A stand-in for tqdm's class that reports the bytes of all files together.
+
+    The hub's library makes one bar of bytes received and, in newer versions, one of bytes written,
+    and learns their totals only as it goes; the further of the two over the known total is how far
+    the download is.
+    """
+
+    class Bar:
+        _lock: Any = None
+
+        def __init__(self, *iterable: Any, **options: Any) -> None:
+            self.total = options.get("total")
+            self.n = options.get("initial") or 0
+            self._iterable = iterable[0] if iterable else ()
+            self._bytes = options.get("unit") == "B"
+
+        def __iter__(self) -> Any:
+            return iter(self._iterable)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if self._bytes:
+                report("downloading", min(1.0, self.n / max(total, 1)))
+
+        def __getattr__(self, name: str) -> Any:
+            # Everything that only draws: refresh, close, set_description, set_postfix_str, …
+            return lambda *_, **__: None
+
+        @classmethod
+        def get_lock(cls) -> Any:
+            cls._lock = cls._lock or threading.RLock()
+            return cls._lock
+
+        @classmethod
+        def set_lock(cls, lock: Any) -> None:
+            cls._lock = lock
+
+    return Bar
