@@ -1,4 +1,7 @@
-"""From an RGB picture to what the image encoder was trained on."""
+"""From an uploaded picture to the image encoder's input, as in the model's training."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,50 +12,64 @@ from torch.nn import functional
 from app.parameters import Fit
 
 
-def preprocess(
-    picture: NDArray[np.uint8],
-    size: int,
-    fit: Fit,
-    *,
-    antialias: bool,
-    mean: Tensor,
-    std: Tensor,
-) -> Tensor:
-    """A picture as the encoder wants it: float32 ``[1, 3, size, size]``, normalised.
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """``pixels`` is the side of the encoder's input; ``mean`` and ``std`` are of RGB in [0, 1]."""
 
-    ``picture`` is RGB, uint8 of shape ``[height, width, 3]``; ``mean`` and ``std`` are ``[3]`` for
-    values in [0, 1]. Resizing is torch's bicubic, as in the reference's own
-    ``transforms.Resize`` on tensors; without ``antialias`` it overshoots [0, 1] at edges and is
-    not clipped, again as there.
-    """
-    pixels = torch.from_numpy(np.ascontiguousarray(_FITS[fit](picture)))
-    values = pixels.permute(2, 0, 1).unsqueeze(0).float().div_(255)
-    resized = functional.interpolate(
-        values, (size, size), mode="bicubic", align_corners=False, antialias=antialias
-    )
-    return (resized - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    pixels: int
+    antialias: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, image_encoder: Any, feature_extractor: Any, antialias: bool) -> "Preprocessing":
+        """That of an encoder and the feature extractor that lies beside it."""
+        return cls(
+            image_encoder.config.image_size,
+            antialias,
+            tuple(feature_extractor.image_mean),
+            tuple(feature_extractor.image_std),
+        )
+
+    def __call__(
+        self, picture: NDArray[np.uint8], fit: Fit, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """``uint8 [H, W, 3]`` to ``float32 [1, 3, pixels, pixels]``, normalised.
+
+        Bicubic on floats and not clamped afterwards, as torchvision's ``Resize`` of a tensor.
+        """
+        image = torch.from_numpy(np.ascontiguousarray(picture)).to(device)
+        image = image.permute(2, 0, 1)[None].float() / 255
+        image = self._fitted(image, fit)
+        size = (self.pixels, self.pixels)
+        image = functional.interpolate(image, size, mode="bicubic", antialias=self.antialias)
+        return (image - self._channels(self.mean, image)) / self._channels(self.std, image)
+
+    def _fitted(self, image: Tensor, fit: Fit) -> Tensor:
+        match fit:
+            case Fit.SQUASH:
+                return image
+            case Fit.CROP:
+                return _centre_crop(image)
+            case Fit.PAD:
+                return self._padded(image)
+
+    def _padded(self, image: Tensor) -> Tensor:
+        """A square with bars of the mean colour, which is zero to the encoder."""
+        height, width = image.shape[-2:]
+        side = max(height, width)
+        square = self._channels(self.mean, image).repeat(1, 1, side, side)
+        top, left = (side - height) // 2, (side - width) // 2
+        square[..., top : top + height, left : left + width] = image
+        return square
+
+    @staticmethod
+    def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
 
 
-def _squash(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return picture
-
-
-def _crop(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The square in the middle."""
-    height, width, _ = picture.shape
+def _centre_crop(image: Tensor) -> Tensor:
+    height, width = image.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return picture[top : top + side, left : left + side]
-
-
-def _pad(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The whole picture in the middle of a white square."""
-    height, width, _ = picture.shape
-    side = max(height, width)
-    square = np.full((side, side, 3), 255, dtype=np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = picture
-    return square
-
-
-_FITS = {Fit.SQUASH: _squash, Fit.CROP: _crop, Fit.PAD: _pad}
+    return image[..., top : top + side, left : left + side]

@@ -1,29 +1,48 @@
-"""The safety checker, on the very pixels that would be sent."""
+"""The safety checker, asked exactly as the reference pipeline asks it."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import CLIPImageProcessor
+from torch import Tensor
 
 
-@torch.inference_mode()
-def flag(
-    pictures: Iterable[NDArray[np.uint8]],
-    checker: StableDiffusionSafetyChecker,
-    extractor: CLIPImageProcessor,
-) -> list[bool]:
-    """Which of ``pictures`` (uint8 ``[h, w, 3]``) the checker stops.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``sound`` is false where the checker's numbers are not finite, so that nothing is known.
 
-    As in the reference, it sees the rounded 8-bit picture through the checkpoint's
-    ``CLIPImageProcessor`` (short side resized with antialias, centre-cropped).
+    Such numbers compare as below every threshold: the checker itself would let the picture pass.
     """
-    images = [Image.fromarray(picture) for picture in pictures]
-    clip_input = extractor(images, return_tensors="pt").pixel_values
-    # The checker blackens what it flags in the pictures it is handed; these are thrown away.
-    handed = np.zeros((len(images), 1, 1, 3), dtype=np.float32)
-    _, flagged = checker(clip_input=clip_input.to(checker.device), images=handed)
-    return [bool(value) for value in flagged]
+
+    flagged: bool
+    sound: bool
+
+
+class Safety:
+    """A checkpoint's safety checker with its feature extractor."""
+
+    def __init__(self, checker: Any, feature_extractor: Any) -> None:
+        self._checker = checker
+        self._feature_extractor = feature_extractor
+        self._sound: list[bool] = []
+        checker.visual_projection.register_forward_hook(self._note_soundness)
+
+    @torch.inference_mode()
+    def check(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+        """Judge rounded 8-bit pictures ``[H, W, 3]``, together."""
+        images = [Image.fromarray(picture) for picture in pictures]
+        pixels = self._feature_extractor(images, return_tensors="pt").pixel_values
+        weight = self._checker.visual_projection.weight
+        # The checker blackens what it flags in the list it is given: not these pictures.
+        blackened: list[NDArray[np.uint8]] = [np.zeros(1, np.uint8) for _ in pictures]
+        _, flags = self._checker(
+            clip_input=pixels.to(weight.device, weight.dtype), images=blackened
+        )
+        return [Verdict(bool(f), s) for f, s in zip(flags, self._sound, strict=True)]
+
+    def _note_soundness(self, _module: object, _inputs: object, embeddings: Tensor) -> None:
+        self._sound = embeddings.isfinite().all(dim=1).tolist()
