@@ -1,6 +1,7 @@
 """Checkpoints with random weights, in the layout that the hub serves them in."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +73,14 @@ _WEIGHTS = {
 }
 
 
+_VAE_ATTENTION_OF_2022 = {
+    "to_q": "query",
+    "to_k": "key",
+    "to_v": "value",
+    "to_out.0": "proj_attn",
+}
+
+
 def make_checkpoint(
     folder: Path,
     *,
@@ -134,12 +143,12 @@ def _rescaled(unet: nn.Module) -> nn.Module:
     return unet
 
 
-def _safety_checker(kind: Kind) -> nn.Module:
+def _safety_checker(kind: Kind) -> Any:
     vision = _CHECKER[kind]
     text = CLIPTextConfig(
         vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, eos_token_id=1
     )
-    checker: nn.Module = StableDiffusionSafetyChecker(
+    checker: Any = StableDiffusionSafetyChecker(
         CLIPConfig(
             text_config=text.to_dict(),
             vision_config=CLIPVisionConfig(**vision).to_dict(),
@@ -173,9 +182,20 @@ def _feature_extractor(kind: Kind) -> CLIPImageProcessor:
 
 
 def _pickle_weights(folder: Path, name: str) -> None:
+    """Pickles as the hub's checkpoint has them, down to the names of 2022."""
     for path in folder.glob("*.safetensors"):
-        torch.save(load_file(path), folder / f"{name}.bin")
+        weights = {_name_of_2022(folder.name, key): v for key, v in load_file(path).items()}
+        torch.save(weights, folder / f"{name}.bin")
         path.unlink()
+
+
+def _name_of_2022(part: str, key: str) -> str:
+    if part == "safety_checker":
+        return re.sub(r"^vision_model\.", "vision_model.vision_model.", key)
+    if part == "vae" and "attentions" in key:
+        for new, old in _VAE_ATTENTION_OF_2022.items():
+            key = key.replace(new, old)
+    return key
 
 
 def _write_index(folder: Path, safety_checker: bool) -> None:

@@ -1,10 +1,14 @@
-"""Torch: from a checkpoint and a picture to variations of it. Usable as a library.
+"""The model on its device: a library that knows nothing of requests, processes or HTTP.
 
-Read :mod:`~app.pipeline.pipeline` first: its :class:`Pipeline` encodes a picture, starts samples,
-steps any mix of them together and decodes the finished ones.
+:class:`Pipeline` is the whole of it: ``encode`` a picture, ``start`` samples from its embedding,
+``step`` any samples together until none has steps left, ``decode`` them. Behind it, in the order a
+picture meets them: ``known`` and ``checkpoint`` (what is loaded), ``preprocessing``, ``folding``
+(the UNet without cross-attention), ``solver`` (schedulers as tables), ``sampling`` (the steps),
+``decoding`` and ``safety``.
 """
 
-from app.pipeline.pipeline import Decoded, Pipeline, Step
-from app.pipeline.samples import Sample
+from app.pipeline.decoding import Decoded
+from app.pipeline.pipeline import Pipeline
+from app.pipeline.sampling import Sample, Step
 
 __all__ = ["Decoded", "Pipeline", "Sample", "Step"]

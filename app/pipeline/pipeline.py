@@ -1,72 +1,62 @@
-"""Everything that touches the device, behind five verbs: encode, start, step, decode, generate."""
+"""The pipeline: a picture in, variations of it out, in steps that others can share."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Self
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.errors import CheckpointError, GenerationFailed
-from app.parameters import Fit, ModelInfo, Parameters
-from app.pipeline import samples as running
-from app.pipeline.checkpoint import Checkpoint, Progress, load, locate
-from app.pipeline.folding import Folding
+from app.errors import CheckpointError, GenerationFailed, InvalidParameter
+from app.parameters import Fit, ModelInfo, Parameters, Scheduler
+from app.pipeline.checkpoint import Parts, load_parts
+from app.pipeline.decoding import Decoded, Decoder
+from app.pipeline.devices import choose_device, choose_dtypes, dtype_name
+from app.pipeline.folding import Folding, fold
+from app.pipeline.hub import find_checkpoint
 from app.pipeline.known import Known, known
-from app.pipeline.preprocessing import preprocess
-from app.pipeline.safety import flag
-from app.pipeline.samples import Sample
-from app.pipeline.solver import solver_table
+from app.pipeline.preprocessing import Preprocessing
+from app.pipeline.safety import Safety
+from app.pipeline.sampling import Row, Sample, Sampler, Step
+from app.pipeline.solver import SolverTable, solver_table
 
-_NOT_FINITE = "the model's numbers overflowed for this picture; another seed may do"
+Picture = NDArray[np.uint8]
+Embedding = NDArray[np.float32]
+Size = tuple[int, int]
 
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What became of one sample: a picture (uint8 ``[h, w, 3]``), a flag, or an ``error``."""
-
-    picture: NDArray[np.uint8] | None
-    flagged: bool = False
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step that was handed to the device and may still be running there."""
-
-    event: torch.cuda.Event | None = None
-
-    def wait(self) -> None:
-        """Return when the device has finished this step."""
-        if self.event is not None:
-            self.event.synchronize()
+_REMEMBERED_CONDITIONS = 64
 
 
 class Pipeline:
-    """One checkpoint on one device. Not thread-safe; knows nothing of requests.
+    """A loaded checkpoint, all its parts on one device. Not to be called from two threads at once.
 
-    ``model`` says what was loaded and its defaults.
+    >>> pipeline = Pipeline.load("demo")
+    >>> embedding = pipeline.encode(picture, Fit.SQUASH)
+    >>> samples = [pipeline.start(embedding, parameters, i) for i in range(parameters.n)]
+    >>> while samples[0].steps_left:
+    ...     pipeline.step(samples)
+    >>> pictures = [decoded.picture for decoded in pipeline.decode(samples)]
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        model: ModelInfo,
-        recipe: Known,
-        device: torch.device,
+        self, model: ModelInfo, parts: Parts, device: torch.device, preprocessing: Preprocessing
     ) -> None:
         self.model = model
-        self._parts = checkpoint
-        self._recipe = recipe
+        self._parts = parts
         self._device = device
-        self._folding = Folding.fold(checkpoint.unet).to(device)
-        self._scale = 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
-        self._table = cache(partial(solver_table, config=checkpoint.scheduler))
-        mean, std = checkpoint.feature_extractor.image_mean, checkpoint.feature_extractor.image_std
-        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+        self._preprocessing = preprocessing
+        self._conditions = _Conditions(fold(parts.unet), parts.unet.config.cross_attention_dim)
+        self._sampler = Sampler(parts.unet, device, parts.unet.dtype)
+        checker = parts.safety_checker
+        safety = Safety(checker, parts.feature_extractor) if checker is not None else None
+        self._decoder = Decoder(parts.vae, safety)
+        self._table: Callable[[Scheduler, int], SolverTable] = cache(
+            lambda scheduler, steps: solver_table(scheduler, steps, parts.scheduler_config)
+        )
 
     @classmethod
     def load(
@@ -76,192 +66,178 @@ class Pipeline:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        attention_slicing: str = "off",
+        attention_slicing: Literal["off", "auto", "max"] | str = "off",
         vae_slicing: bool = False,
         safety_checker: bool = True,
-        sizes: tuple[tuple[int, int], ...] = (),
-        progress: Progress | None = None,
-    ) -> Self:
-        """Load a checkpoint; the arguments are those of :class:`app.settings.Settings`.
+        sizes: tuple[Size, ...] = (),
+        progress: Callable[[str, float | None], None] | None = None,
+    ) -> "Pipeline":
+        """Load ``model``: ``demo``, a folder, or a hub id (downloaded if it is not here).
 
-        ``progress`` hears of ``("downloading", 0…1)`` and ``("loading", None)``. Raises
-        :class:`CheckpointError`, with what would be right, when the checkpoint cannot be served.
+        ``sizes`` are the ``(width, height)`` in pixels to offer, the default first; empty means
+        the checkpoint's own. ``progress`` is told ``("downloading", fraction)`` and
+        ``("loading", None)``. Raises :class:`CheckpointError` where this cannot be served.
         """
-        progress = progress or (lambda _stage, _fraction: None)
-        recipe = known(model)
-        revision = revision or recipe.revision
-        folder = locate(model, revision, safety_checker=safety_checker, progress=progress)
-        progress("loading", None)
-        where = _device(device)
-        kind = _dtype(dtype, where, recipe)
-        checkpoint = load(folder, where, kind, safety_checker=safety_checker)
-        _save_memory(checkpoint, attention_slicing, vae_slicing=vae_slicing)
+        report = progress or (lambda stage, fraction: None)
+        defaults = known(model)
+        chosen = choose_device(device)
+        dtypes = choose_dtypes(dtype, chosen, defaults.cpu_dtype)
+        folder = find_checkpoint(model, revision or defaults.revision, report)
+        report("loading", None)
+        transformers.utils.logging.disable_progress_bar()
+        parts = load_parts(folder, dtypes, safety_checker)
         info = ModelInfo(
             id=model,
-            revision=revision,
-            guidance_scale=recipe.guidance_scale,
-            num_inference_steps=recipe.num_inference_steps,
-            scheduler=recipe.scheduler,
-            fit=recipe.fit,
-            sizes=_checked_sizes(checkpoint, sizes),
-            device=str(where),
-            dtype=str(kind).removeprefix("torch."),
-            safety_checker=safety_checker,
+            revision=revision or defaults.revision,
+            guidance_scale=defaults.guidance_scale,
+            num_inference_steps=defaults.num_inference_steps,
+            scheduler=defaults.scheduler or parts.scheduler,
+            fit=defaults.fit,
+            sizes=_offered(parts, sizes),
+            device=str(chosen),
+            dtype=dtype_name(dtypes.unet),
+            safety_checker=parts.safety_checker is not None,
         )
-        return cls(checkpoint, info, recipe, where)
-
-    def preprocess(self, picture: NDArray[np.uint8], fit: Fit) -> Tensor:
-        """The encoder's input for ``picture``: float32 ``[1, 3, s, s]`` on the CPU."""
-        size = self._parts.image_encoder.config.image_size
-        antialias = self._recipe.antialias
-        return preprocess(picture, size, fit, antialias=antialias, mean=self._mean, std=self._std)
+        _place(parts, chosen, attention_slicing, vae_slicing)
+        return cls(info, parts, chosen, _preprocessing(parts, defaults))
 
     @torch.inference_mode()
-    def encode(self, picture: NDArray[np.uint8], fit: Fit) -> NDArray[np.float32]:
-        """The un-normalised projected CLIP embedding of ``picture``, float32 ``[projection]``."""
+    def encode(self, picture: Picture, fit: Fit) -> Embedding:
+        """The un-normalised projected CLIP embedding ``float32 [D]`` of a ``uint8 [H, W, 3]``.
+
+        Raises :class:`GenerationFailed` where it is not finite.
+        """
         encoder = self._parts.image_encoder
-        pixels = self.preprocess(picture, fit).to(self._device, encoder.dtype)
-        embedding: NDArray[np.float32] = encoder(pixels).image_embeds[0].float().cpu().numpy()
-        return embedding
+        pixels = self._preprocessing(picture, fit, self._device)
+        embedding = encoder(pixels.to(encoder.dtype)).image_embeds[0].float().cpu().numpy()
+        return _finite(embedding)
 
     @torch.inference_mode()
-    def start(self, embedding: NDArray[np.float32], parameters: Parameters, index: int) -> Sample:
-        """Sample ``index`` of a request, before its first step.
+    def start(self, embedding: Embedding, parameters: Parameters, index: int) -> Sample:
+        """Variation ``index`` of a request before its first step, from seed ``seed + index``.
 
-        Its noise is float32 ``[1, C, h, w]`` from a CPU generator of seed ``seed + index``.
-        Raises :class:`GenerationFailed` for an embedding of another shape or not finite.
+        Raises :class:`InvalidParameter` for a size that is not offered, and
+        :class:`GenerationFailed` for an embedding of another length or with infinities.
         """
-        size = self._parts.unet.config.cross_attention_dim
-        if embedding.shape != (size,) or not np.isfinite(embedding).all():
-            raise GenerationFailed(f"an embedding is {size} finite numbers; this one is not")
-        weights = _weights(parameters.guidance_scale)
-        token = torch.from_numpy(embedding)
-        # The unconditional embedding is zero.
-        tokens = torch.stack([token, torch.zeros_like(token)])[: len(weights)]
-        conditions = self._folding(tokens.to(self._device, self._parts.unet.dtype))
-        shape = (1, self._parts.unet.config.in_channels, *self._latent_size(parameters))
-        generator = torch.Generator("cpu").manual_seed(parameters.seed + index)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        size = (parameters.width, parameters.height)
+        if size not in self.model.sizes:
+            offered = ", ".join(f"{width}x{height}" for width, height in self.model.sizes)
+            raise InvalidParameter(f"sizes offered are {offered}", field="width")
+        rows = self._conditions.rows(_finite(embedding), parameters.guidance_scale)
         table = self._table(parameters.scheduler, parameters.num_inference_steps)
-        picture = parameters.width, parameters.height
-        return running.start(table, conditions, weights, noise[0].to(self._device), picture)
+        noise = self._noise(parameters.seed + index, size)
+        return Sample(noise.to(self._device), rows, table, size)
 
-    @torch.inference_mode()
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
-        """One UNet call for all rows of ``samples``, padded to ``bucket`` rows.
+        """Take ``samples``, all of one size, a step further in one UNet call.
 
-        The samples, all of one size and with steps left, move one step on. Nothing here waits for
-        the device.
+        The call is padded to ``bucket`` rows: always the same bucket makes the same bytes.
+        Returns before the device is done; :meth:`Step.wait` waits for it. Where this raises no
+        sample has changed.
         """
-        unet = self._parts.unet
-        count = sum(sample.rows for sample in samples)
-        rows = running.gather(samples, max(count, bucket or 0))
-        latents = rows.latents.to(unet.dtype, memory_format=torch.channels_last)
-        predicted = unet(latents, rows.timesteps, rows.conditions, return_dict=False)[0]
-        running.advance(samples, rows, predicted)
-        return self._mark()
+        return self._sampler.step(samples, bucket)
 
-    @torch.inference_mode()
     def decode(self, samples: Sequence[Sample]) -> list[Decoded]:
-        """The pictures of finished ``samples`` of one size, in their order.
-
-        One whose numbers are not finite has an ``error`` instead of a picture; one that the safety
-        checker stops has neither.
-        """
-        vae = self._parts.vae
-        latents = torch.stack([sample.latents for sample in samples])
-        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
-        values = vae.decode(scaled, return_dict=False)[0].float()
-        finite = values.isfinite().flatten(1).all(dim=1).tolist()
-        pixels = (values / 2 + 0.5).clamp(0, 1).nan_to_num(0).mul(255).round().to(torch.uint8)
-        pictures = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        flagged = self._flag(pictures)
-        return [_decoded(*each) for each in zip(pictures, finite, flagged, strict=True)]
+        """The pictures of samples of one size, decoded together and safety-checked."""
+        return self._decoder.decode([sample.latents for sample in samples])
 
     def generate(
         self,
-        picture: NDArray[np.uint8],
+        picture: Picture,
         parameters: Parameters,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Decoded]:
-        """All variations of ``picture`` at once; ``progress`` hears of steps done and in all."""
+        """All of it for one picture; ``progress`` is told the steps done and the steps in all."""
         embedding = self.encode(picture, parameters.fit)
-        samples = [self.start(embedding, parameters, index) for index in range(parameters.n)]
-        while samples[0].steps_left:
+        samples = [self.start(embedding, parameters, i) for i in range(parameters.n)]
+        for done in range(1, samples[0].steps + 1):
             self.step(samples).wait()
             if progress:
-                progress(samples[0].position, samples[0].steps)
+                progress(done, samples[0].steps)
         return self.decode(samples)
 
-    def _flag(self, pictures: NDArray[np.uint8]) -> list[bool]:
-        checker = self._parts.safety_checker
-        if checker is None:
-            return [False] * len(pictures)
-        return flag(pictures, checker, self._parts.feature_extractor)
-
-    def _latent_size(self, parameters: Parameters) -> tuple[int, int]:
-        return parameters.height // self._scale, parameters.width // self._scale
-
-    def _mark(self) -> Step:
-        if self._device.type != "cuda":
-            return Step()
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return Step(event)
+    def _noise(self, seed: int, size: Size) -> Tensor:
+        """``float32 [C, h, w]``, drawn on the CPU so that a seed is the same on every device."""
+        width, height = (pixels // self._parts.vae_scale for pixels in size)
+        shape = (1, self._parts.unet.config.in_channels, height, width)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))[0]
 
 
-def _decoded(picture: NDArray[np.uint8], finite: bool, flagged: bool) -> Decoded:
-    if not finite:
-        return Decoded(None, error=_NOT_FINITE)
-    return Decoded(None if flagged else picture, flagged)
+class _Conditions:
+    """Rows of a guidance scale; folded embeddings are remembered for the next sample of theirs."""
 
+    def __init__(self, folding: Folding, length: int) -> None:
+        self._folding = folding
+        self._length = length
+        self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._zero = folding.condition(torch.zeros(length))
 
-def _weights(guidance_scale: float) -> tuple[float, ...]:
-    """Weights of the rows (condition, zero): ``u + g·(c − u) = g·c + (1 − g)·u``."""
-    return (guidance_scale, 1 - guidance_scale) if guidance_scale > 1 else (1.0,)
+    def rows(self, embedding: Embedding, guidance_scale: float) -> list[Row]:
+        """Guidance ``u + g·(c − u)`` (Ho & Salimans, 2022) as rows ``(c, g)`` and ``(u, 1 − g)``.
 
+        At most 1 means no guidance, as in the reference: ``c`` alone.
+        """
+        if guidance_scale <= 1:
+            return [Row(self._folded(embedding), 1.0)]
+        return [
+            Row(self._folded(embedding), guidance_scale),
+            Row(self._zero, 1.0 - guidance_scale),
+        ]
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(
-            f"there is no device {name!r} here; VARIATIONS_DEVICE is auto, cpu, cuda or cuda:N"
-        ) from error
-
-
-def _dtype(name: str, device: torch.device, recipe: Known) -> torch.dtype:
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type == "cuda":
-        return torch.float16
-    if recipe.cpu_dtype:
-        return _dtype(recipe.cpu_dtype, device, recipe)
-    native = torch.cpu.get_capabilities()
-    return torch.bfloat16 if native.get("amx_bf16") or native.get("avx512_bf16") else torch.float32
-
-
-def _save_memory(checkpoint: Checkpoint, attention_slicing: str, *, vae_slicing: bool) -> None:
-    if attention_slicing != "off":
-        checkpoint.unet.set_attention_slice(attention_slicing)
-    if vae_slicing:
-        checkpoint.vae.enable_slicing()
-
-
-def _checked_sizes(
-    checkpoint: Checkpoint, sizes: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, int], ...]:
-    """The sizes offered, or the checkpoint's own; every one must fit the UNet's resolutions."""
-    scale = 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
-    side = checkpoint.unet.config.sample_size * scale
-    unit = scale * 2 ** (len(checkpoint.unet.config.block_out_channels) - 1)
-    for width, height in sizes:
-        if min(width, height) < unit or width % unit or height % unit:
-            raise CheckpointError(
-                f"this checkpoint cannot make pictures of {width}x{height}; "
-                f"VARIATIONS_SIZES takes multiples of {unit}"
+    def _folded(self, embedding: Embedding) -> Tensor:
+        if embedding.shape != (self._length,):
+            raise GenerationFailed(
+                f"the embedding has shape {embedding.shape}; this model takes ({self._length},)"
             )
-    return sizes or ((side, side),)
+        key = embedding.tobytes()
+        if key not in self._remembered:
+            self._remembered[key] = self._folding.condition(torch.from_numpy(embedding.copy()))
+        self._remembered.move_to_end(key)
+        if len(self._remembered) > _REMEMBERED_CONDITIONS:
+            self._remembered.popitem(last=False)
+        return self._remembered[key]
+
+
+def _finite(embedding: NDArray[Any]) -> Embedding:
+    if not np.isfinite(embedding).all():
+        raise GenerationFailed("the picture's embedding is not finite; try another picture")
+    return embedding.astype(np.float32)
+
+
+def _preprocessing(parts: Parts, defaults: Known) -> Preprocessing:
+    return Preprocessing.of(parts.image_encoder, parts.feature_extractor, defaults.antialias)
+
+
+def _place(parts: Parts, device: torch.device, attention_slicing: str, vae_slicing: bool) -> None:
+    for part in (parts.unet, parts.vae):
+        part.to(device, memory_format=torch.channels_last)
+    for part in (parts.image_encoder, parts.safety_checker):
+        if part is not None:
+            part.to(device)
+    if attention_slicing != "off":
+        parts.unet.set_attention_slice(attention_slicing)
+    if vae_slicing:
+        parts.vae.enable_slicing()
+
+
+def _offered(parts: Parts, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+    """``sizes`` or the checkpoint's own, each such that the UNet can halve it and come back."""
+    unit = parts.vae_scale * 2 ** (len(parts.unet.config.block_out_channels) - 1)
+    for width, height in sizes:
+        if width < unit or height < unit or width % unit or height % unit:
+            fitting = f"{_nearest(width, unit)}x{_nearest(height, unit)}"
+            raise CheckpointError(
+                f"this model makes pictures whose sides are multiples of {unit} pixels: "
+                f"not {width}x{height}, but {fitting}, say"
+            )
+    return sizes or (_own_size(parts),)
+
+
+def _nearest(pixels: int, unit: int) -> int:
+    return max(unit, round(pixels / unit) * unit)
+
+
+def _own_size(parts: Parts) -> Size:
+    latents = parts.unet.config.sample_size
+    height, width = (latents, latents) if isinstance(latents, int) else latents
+    return width * parts.vae_scale, height * parts.vae_scale
