@@ -7,7 +7,7 @@ from typing import Self
 import torch
 
 from app.training.autoencoder import train_autoencoder
-from app.training.dataset import draw_pairs
+from app.training.dataset import Pairs, draw_pairs
 from app.training.denoiser import (
     code_pairs,
     embed_pairs,
@@ -28,10 +28,10 @@ AUTOENCODER = Recipe(
 )
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
 DENOISER_ON_CODES = Recipe(
-    steps=3000, batch=64, learning_rate=1e-3, warmup=0.05, cooldown=0.01, ema_decay=0.999
+    steps=5000, batch=32, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
 )
 DENOISER = Recipe(
-    steps=2000, batch=64, learning_rate=1e-3, warmup=0.01, cooldown=0.99, ema_decay=0.999
+    steps=3000, batch=32, learning_rate=1e-3, warmup=0.01, cooldown=0.99, ema_decay=0.999
 )
 JUDGE = Recipe(steps=1200, batch=64, learning_rate=2e-3)
 
@@ -41,7 +41,8 @@ class Plan:
     """How many pairs are drawn and how each part is trained; the defaults made the built-in one."""
 
     pairs: int = 30_000
-    denoiser_width: int = 32
+    denoiser_width: int = 24
+    denoiser_pairs: int = 15_000
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
     safety: Recipe = field(default=SAFETY)
@@ -74,12 +75,13 @@ def train_demo(plan: Plan, output: Path, work: Path, seed: int, progress: Progre
     autoencoder = train_autoencoder(pairs, plan.autoencoder, state, seed, progress)
     fit_latents(pairs, autoencoder)
     safety = train_safety_checker(pairs, encoder, autoencoder, plan.safety, state, seed, progress)
-    latents = encode_pairs(pairs, autoencoder, work, progress)
-    embeddings = embed_pairs(pairs, encoder, work, progress)
+    some = Pairs(pairs.pictures[: plan.denoiser_pairs], pairs.labels[: plan.denoiser_pairs])
+    latents = encode_pairs(some, autoencoder, work, progress)
+    embeddings = embed_pairs(some, encoder, work, progress)
     torch.manual_seed(seed)
     denoiser = new_denoiser(plan.denoiser_width)
     for name, conditions, recipe in (
-        ("denoiser on codes", code_pairs(pairs), plan.denoiser_on_codes),
+        ("denoiser on codes", code_pairs(some), plan.denoiser_on_codes),
         ("denoiser", embeddings, plan.denoiser),
     ):
         train_denoiser(name, denoiser, latents, conditions, recipe, state, seed, progress)
