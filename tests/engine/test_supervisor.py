@@ -274,13 +274,15 @@ async def test_a_checkpoint_that_cannot_be_served_is_not_tried_again(tmp_path: P
     """And signals do not end a worker before it can ignore them, either."""
     async with supervised(tmp_path / "nowhere") as (supervisor, diary):
         await asyncio.sleep(0)
-        assert supervisor.worker_pid is not None
-        os.kill(supervisor.worker_pid, signal.SIGTERM)
-        os.kill(supervisor.worker_pid, signal.SIGINT)
+        first = supervisor.worker_pid
+        assert first is not None
+        os.kill(first, signal.SIGTERM)
+        os.kill(first, signal.SIGINT)
         await diary.until(lambda: supervisor.state.phase == "failed")
         assert "nowhere" in supervisor.state.reason
         assert supervisor._lives is not None
         await asyncio.wait_for(supervisor._lives, LONG)
+        assert supervisor.worker_pid == first
         assert supervisor.state.phase == "failed"
         with pytest.raises(NotReady, match="nowhere"):
             await supervisor.run("hopeful", a_picture(), SHORT_REQUEST)
