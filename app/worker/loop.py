@@ -213,7 +213,7 @@ class Worker:
 
     def _decode(self) -> None:
         """Decode the samples that have waited longest, one micro-batch of one size."""
-        tickets = self._next_decoded()
+        tickets = self._take_undecoded()
         if not tickets:
             return
         started = perf_counter()
@@ -224,8 +224,8 @@ class Worker:
         for ticket, each in zip(tickets, decoded, strict=True):
             self._keep(ticket, each)
 
-    def _next_decoded(self) -> list[Ticket]:
-        """Take them from the line."""
+    def _take_undecoded(self) -> list[Ticket]:
+        """Those whose turn it is to be decoded, out of their line."""
         same_size = [t for t in self._undecoded if t.size == self._undecoded[0].size]
         tickets = same_size[: self._decoded_at_once]
         for ticket in tickets:

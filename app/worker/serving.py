@@ -51,7 +51,9 @@ def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
     pipeline = _load(start, send)
     send(Loading("warming up"))
     knee = warm_up(pipeline, start)
-    logger.info("%s on %s: %s", pipeline.model.id, pipeline.model.device, knee)
+    logger.info(
+        "Seconds of a step by rows: %s; at most %d rows", _rounded(knee.step_seconds), knee.cap
+    )
     batcher = Batcher(buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket))
     send(Ready(pipeline.model, knee.cap, knee.step_seconds))
     return Worker(
@@ -80,6 +82,10 @@ def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
     if device == "cpu":
         return list(range(1, cap + 1))
     return [*powers_of_two(1, cap - 1), cap]
+
+
+def _rounded(step_seconds: dict[int, float]) -> dict[int, float]:
+    return {rows: round(seconds, 4) for rows, seconds in step_seconds.items()}
 
 
 def _leave() -> None:
