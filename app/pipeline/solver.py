@@ -29,23 +29,26 @@ from app.parameters import Scheduler
 SAMPLE_TERMS = 3
 OUTPUT_TERMS = 4
 
+# Clipping and thresholding are for pictures: on latents they would break the recurrence.
+_OF_LATENTS = {"clip_sample": False, "thresholding": False}
+_DPMSOLVER = {"thresholding": False, "algorithm_type": "dpmsolver++"}
 _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.PNDM: ("PNDMScheduler", {}),
-    Scheduler.DDIM: ("DDIMScheduler", {"clip_sample": False}),
+    Scheduler.DDIM: ("DDIMScheduler", _OF_LATENTS),
     Scheduler.EULER: ("EulerDiscreteScheduler", {}),
     Scheduler.LMS: ("LMSDiscreteScheduler", {}),
-    Scheduler.HEUN: ("HeunDiscreteScheduler", {}),
+    Scheduler.HEUN: ("HeunDiscreteScheduler", {"clip_sample": False}),
     Scheduler.KDPM2: ("KDPM2DiscreteScheduler", {}),
-    Scheduler.DEIS: ("DEISMultistepScheduler", {}),
+    Scheduler.DEIS: ("DEISMultistepScheduler", {"thresholding": False}),
     Scheduler.DPMSOLVER: (
         "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False},
+        {**_DPMSOLVER, "use_karras_sigmas": False},
     ),
     Scheduler.DPMSOLVER_KARRAS: (
         "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+        {**_DPMSOLVER, "use_karras_sigmas": True},
     ),
-    Scheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+    Scheduler.UNIPC: ("UniPCMultistepScheduler", {"thresholding": False}),
 }
 # Measured residuals are below 1e-14 where a class computes in float64 and below 1e-6 where it casts
 # to float32; a solver that is not a recurrence of this form misses by far more.
@@ -84,15 +87,22 @@ def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) ->
     """Read the table of ``scheduler`` with ``steps`` steps out of diffusers' class.
 
     ``config`` is the checkpoint's scheduler config. Raises :class:`CheckpointError` where the
-    config makes the solver something else than a linear recurrence (dynamic thresholding, say).
+    config does not suit the solver or makes it something else than a linear recurrence.
     """
-    with _quiet():
-        probe = _Probe(scheduler, steps, config)
-        coefficients, residual = probe.fit()
+    try:
+        with _quiet():
+            probe = _Probe(scheduler, steps, config)
+            coefficients, residual = probe.fit()
+    except Exception as error:
+        # diffusers' classes raise whatever a config that they were not written for leads to.
+        raise CheckpointError(
+            f"the checkpoint's scheduler config does not suit {scheduler.value} with {steps} "
+            f"steps: {error}"
+        ) from error
     if residual > _LARGEST_RESIDUAL:
         raise CheckpointError(
             f"the checkpoint's scheduler config makes {scheduler.value} with {steps} steps no "
-            f"linear recurrence (residual {residual:.1e}); remove thresholding and the like from it"
+            f"linear recurrence (residual {residual:.1e})"
         )
     return SolverTable(
         probe.noise_scale,
