@@ -125,7 +125,7 @@ def _check_class(config: Path, kind: Any) -> None:
     name = found.get("_class_name") or next(iter(found.get("architectures") or []), kind.__name__)
     if name != kind.__name__:
         raise CheckpointError(
-            f"{config.parent} holds a {name}; image variations need a {kind.__name__} there"
+            f"{config.parent} holds {name}, where image variations need {kind.__name__}"
         )
 
 

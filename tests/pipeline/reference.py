@@ -1,0 +1,76 @@
+"""diffusers' own pipeline on the same weights: what this project has to be equal to."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.parameters import Parameters, Scheduler
+from app.pipeline.preprocessing import Preprocessing
+
+Picture = NDArray[np.uint8]
+
+# The classes and options of the table in the README of diffusers' schedulers; what is not named
+# comes from the checkpoint's config. DDIM's config there lacks `clip_sample`, whose default is on.
+SCHEDULERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
+    Scheduler.PNDM: (diffusers.PNDMScheduler, {}),
+    Scheduler.DDIM: (diffusers.DDIMScheduler, {"clip_sample": False}),
+    Scheduler.EULER: (diffusers.EulerDiscreteScheduler, {}),
+    Scheduler.LMS: (diffusers.LMSDiscreteScheduler, {}),
+    Scheduler.HEUN: (diffusers.HeunDiscreteScheduler, {}),
+    Scheduler.KDPM2: (diffusers.KDPM2DiscreteScheduler, {}),
+    Scheduler.DEIS: (diffusers.DEISMultistepScheduler, {}),
+    Scheduler.DPMSOLVER: (diffusers.DPMSolverMultistepScheduler, {}),
+    Scheduler.DPMSOLVER_KARRAS: (
+        diffusers.DPMSolverMultistepScheduler,
+        {"use_karras_sigmas": True},
+    ),
+    Scheduler.UNIPC: (diffusers.UniPCMultistepScheduler, {}),
+}
+
+
+class Reference:
+    """``StableDiffusionImageVariationPipeline`` in float32, handed our preprocessed tensor."""
+
+    def __init__(self, folder: Path, device: str, antialias: bool = False) -> None:
+        self.pipeline = diffusers.StableDiffusionImageVariationPipeline.from_pretrained(folder)
+        self.pipeline.to(device).set_progress_bar_config(disable=True)
+        self._config = self.pipeline.scheduler.config
+        self._device = device
+        self.preprocess = Preprocessing.of(
+            self.pipeline.image_encoder, self.pipeline.feature_extractor, antialias
+        )
+
+    def latents(self, picture: Picture, parameters: Parameters) -> Tensor:
+        """Final latents ``[n, C, h, w]`` on the CPU."""
+        kind, options = SCHEDULERS[parameters.scheduler]
+        self.pipeline.scheduler = kind.from_config(self._config, **options)
+        latents: Tensor = self.pipeline(
+            self.preprocess(picture, parameters.fit, self._device),
+            height=parameters.height,
+            width=parameters.width,
+            num_inference_steps=parameters.num_inference_steps,
+            guidance_scale=parameters.guidance_scale,
+            num_images_per_prompt=parameters.n,
+            generator=[
+                torch.Generator().manual_seed(parameters.seed + i) for i in range(parameters.n)
+            ],
+            output_type="latent",
+        ).images
+        return latents.cpu()
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> tuple[Picture, list[bool]]:
+        """What the reference does after its loop: ``uint8 [n, h, w, 3]`` and who is flagged."""
+        pipeline = self.pipeline
+        scaled = latents.to(self._device) / pipeline.vae.config.scaling_factor
+        image = pipeline.vae.decode(scaled, return_dict=False)[0]
+        image, flags = pipeline.run_safety_checker(image, self._device, torch.float32)
+        pictures = pipeline.image_processor.postprocess(
+            image, output_type="pil", do_denormalize=[not flag for flag in flags]
+        )
+        return np.stack([np.asarray(picture) for picture in pictures]), flags

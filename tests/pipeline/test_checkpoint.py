@@ -1,0 +1,166 @@
+"""What is loaded, and what is refused."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+
+from app.errors import CheckpointError
+from app.parameters import Scheduler
+from app.pipeline.checkpoint import Dtypes, Parts, load_parts
+from tests.checkpoints import make_checkpoint
+
+FLOAT32 = Dtypes(torch.float32, torch.float32)
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
+
+
+def load(folder: Path, *, safety_checker: bool = True) -> Parts:
+    return load_parts(folder, FLOAT32, safety_checker)
+
+
+def test_pickles_under_the_names_of_2022_give_the_weights_that_safetensors_give(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    pickled = make_checkpoint(tmp_path / "pickled", safetensors=False)
+    assert (pickled / "unet" / "diffusion_pytorch_model.bin").exists()
+    assert not list(pickled.rglob("*.safetensors"))
+    ours, theirs = load(tiny_folder), load(pickled)
+    for part in ("unet", "vae", "image_encoder", "safety_checker"):
+        weights, others = (getattr(p, part).state_dict() for p in (ours, theirs))
+        assert weights.keys() == others.keys()
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+class Malicious:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self._path,)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "safety_checker"])
+@pytest.mark.parametrize("how", ["torch.save", "pickle.dump"])
+def test_a_malicious_pickle_is_refused_and_does_not_run(
+    folder: Path, tmp_path: Path, part: str, how: str
+) -> None:
+    proof = tmp_path / "it ran"
+    for weights in (folder / part).glob("*.safetensors"):
+        name = "diffusion_pytorch_model.bin" if part in {"unet", "vae"} else "pytorch_model.bin"
+        content = {"conv_in.weight": Malicious(proof)}
+        if how == "torch.save":
+            torch.save(content, folder / part / name)
+        else:
+            (folder / part / name).write_bytes(pickle.dumps(content))
+        weights.unlink()
+    with pytest.raises(CheckpointError, match="pickle that asks to run code"):
+        load(folder)
+    assert not proof.exists()
+
+
+def test_without_a_safety_checker_it_has_to_be_switched_off(folder: Path) -> None:
+    shutil.rmtree(folder / "safety_checker")
+    with pytest.raises(CheckpointError, match="VARIATIONS_SAFETY_CHECKER=off"):
+        load(folder)
+    assert load(folder, safety_checker=False).safety_checker is None
+
+
+def test_switched_off_the_safety_checker_is_not_loaded(folder: Path) -> None:
+    assert load(folder, safety_checker=False).safety_checker is None
+
+
+def test_further_parts_and_another_pipeline_class_do_no_harm(folder: Path) -> None:
+    for name in ("text_encoder", "text_processor"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text('{"architectures": ["CLIPTextModel"]}')
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusionImageEmbedPipeline"
+    index["text_encoder"] = ["lambda_diffusers", "Something"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    load(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "scheduler", "feature_extractor"])
+def test_a_missing_part_is_named(folder: Path, part: str) -> None:
+    shutil.rmtree(folder / part)
+    with pytest.raises(CheckpointError, match=f"incomplete: .*{part}"):
+        load(folder)
+
+
+def test_a_part_of_another_class_is_named(folder: Path) -> None:
+    shutil.rmtree(folder / "unet")
+    shutil.copytree(folder / "vae", folder / "unet")
+    with pytest.raises(CheckpointError, match=r"holds AutoencoderKL.*UNet2DConditionModel"):
+        load(folder)
+
+
+def test_missing_weights_are_named_not_drawn_at_random(folder: Path) -> None:
+    for part in ("image_encoder", "vae"):
+        copy = Path(shutil.copytree(folder, folder.parent / f"without-{part}"))
+        path = next((copy / part).glob("*.safetensors"))
+        whole = load(folder)
+        weights = getattr(whole, part).state_dict()
+        weights.pop(sorted(weights)[0])
+        path.unlink()
+        name = "diffusion_pytorch_model.bin" if part == "vae" else "pytorch_model.bin"
+        torch.save(weights, copy / part / name)
+        with pytest.raises(CheckpointError, match="incomplete"):
+            load(copy)
+
+
+def test_weights_that_are_cut_short_are_refused(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"unet.* cannot be loaded"):
+        load(folder)
+
+
+def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").write_text("[1,")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(folder)
+
+
+def test_parts_of_different_checkpoints_are_refused(folder: Path) -> None:
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    unet.save_pretrained(folder / "unet")
+    with pytest.raises(CheckpointError, match=r"conditions of 8 numbers .* makes 24"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "scheduler"),
+    [
+        ({"_class_name": "DDIMScheduler"}, Scheduler.DDIM),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, Scheduler.DPMSOLVER),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
+            Scheduler.DPMSOLVER_KARRAS,
+        ),
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, Scheduler.PNDM),
+    ],
+)
+def test_the_checkpoint_names_its_solver(
+    folder: Path, config: dict[str, object], scheduler: Scheduler
+) -> None:
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    assert load(folder).scheduler == scheduler

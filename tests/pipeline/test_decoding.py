@@ -1,0 +1,113 @@
+"""Finished latents become pictures, flagged ones none, broken ones an error."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.parameters import Fit, Parameters, Scheduler
+from app.pipeline import Decoded, Pipeline
+from app.pipeline.checkpoint import Dtypes, Parts, load_parts
+from app.pipeline.decoding import Decoder
+from app.pipeline.safety import Safety
+from tests.checkpoints import flag_everything, make_checkpoint
+from tests.pipeline.reference import Reference
+
+Draw = Callable[[int], NDArray[np.uint8]]
+
+
+@pytest.fixture
+def parts(tiny_folder: Path) -> Parts:
+    return load_parts(tiny_folder, Dtypes(torch.float32, torch.float32), safety_checker=True)
+
+
+def decoder(parts: Parts) -> Decoder:
+    return Decoder(parts.vae, Safety(parts.safety_checker, parts.feature_extractor))
+
+
+def latents(n: int) -> list[torch.Tensor]:
+    return list(torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+
+def test_pictures_are_8_bit_rgb(parts: Parts) -> None:
+    for decoded in decoder(parts).decode(latents(3)):
+        assert decoded.picture is not None
+        assert decoded.picture.shape == (64, 64, 3)
+        assert decoded.picture.dtype == np.uint8
+        assert decoded.picture.std() > 5
+        assert (decoded.flagged, decoded.error) == (False, None)
+
+
+def test_one_broken_sample_fails_alone(parts: Parts) -> None:
+    broken = latents(3)
+    broken[1][0, 3, 3] = float("nan")
+    first, second, third = decoder(parts).decode(broken)
+    assert second.picture is None
+    assert not second.flagged
+    assert second.error is not None
+    assert "another seed" in second.error
+    assert first.picture is not None
+    assert third.picture is not None
+
+
+def test_infinite_latents_are_an_error_too(parts: Parts) -> None:
+    (decoded,) = decoder(parts).decode([torch.full((4, 16, 16), float("inf"))])
+    assert decoded == Decoded(None, error=decoded.error)
+    assert decoded.error
+
+
+def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(tiny_folder: Path) -> None:
+    pipeline = Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
+    with torch.no_grad():
+        pipeline._parts.unet.conv_out.weight.fill_(float("nan"))
+    picture = np.zeros((8, 8, 3), np.uint8)
+    parameters = Parameters(2, 3.0, 2, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
+    for decoded in pipeline.generate(picture, parameters):
+        assert decoded.picture is None
+        assert decoded.error
+
+
+def test_a_checker_whose_numbers_are_not_finite_lets_nothing_pass(parts: Parts) -> None:
+    checker: Any = parts.safety_checker
+    checker.visual_projection.weight[0, 0] = float("nan")
+    for decoded in decoder(parts).decode(latents(2)):
+        assert decoded.picture is None
+        assert not decoded.flagged
+        assert decoded.error is not None
+        assert "safety checker" in decoded.error
+
+
+def test_flagged_pictures_are_withheld(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "strict")
+    flag_everything(folder)
+    parts = load_parts(folder, Dtypes(torch.float32, torch.float32), safety_checker=True)
+    assert decoder(parts).decode(latents(2)) == [Decoded(None, flagged=True)] * 2
+
+
+def test_without_a_checker_nothing_is_flagged(parts: Parts) -> None:
+    assert all(d.picture is not None for d in Decoder(parts.vae, None).decode(latents(2)))
+
+
+def test_the_checker_sees_what_the_references_checker_sees(
+    parts: Parts, reference: Reference, draw: Draw
+) -> None:
+    """Thresholds set between the scores of two pictures: the verdicts differ, and agree."""
+    checker: Any = parts.safety_checker
+    pictures = [draw(i)[:48, :48].copy() for i in range(8)]
+    images = [Image.fromarray(picture) for picture in pictures]
+    pixels = parts.feature_extractor(images, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        pooled = checker.vision_model(pixels)[1]
+        embedding = torch.nn.functional.normalize(checker.visual_projection(pooled))
+        scores = embedding @ torch.nn.functional.normalize(checker.concept_embeds).T
+    order = scores[:, 0].sort().values
+    checker.concept_embeds_weights[0] = float((order[3] + order[4]) / 2)
+    verdicts = Safety(checker, parts.feature_extractor).check(pictures)
+    _, flags = checker(clip_input=pixels, images=[np.zeros(1)] * 8)
+    assert [verdict.flagged for verdict in verdicts] == flags
+    assert sorted(flags) == [False] * 4 + [True] * 4 or order[3].isclose(order[4], atol=1e-3)

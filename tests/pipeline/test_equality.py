@@ -1,0 +1,239 @@
+"""Equal to diffusers' pipeline, up to rounding, alone and in company."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from app.parameters import Fit, Parameters, Scheduler
+from app.pipeline import Pipeline, Sample
+from app.pipeline.known import DEMO_FOLDER, known
+from tests.checkpoints import make_checkpoint
+from tests.pipeline.reference import SCHEDULERS, Reference
+
+# diffusers hands tensors to NumPy in ways that NumPy 2 remarks on.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+Draw = Callable[[int], NDArray[np.uint8]]
+
+
+def parameters(
+    scheduler: Scheduler,
+    *,
+    n: int = 1,
+    guidance: float = 3.0,
+    steps: int = 5,
+    seed: int = 7,
+    size: tuple[int, int] = (64, 64),
+) -> Parameters:
+    return Parameters(n, guidance, steps, scheduler, seed, *size, Fit.SQUASH)
+
+
+@dataclass
+class Request:
+    """A request of a mixed batch: joins at step ``joins``."""
+
+    joins: int
+    parameters: Parameters
+    picture: NDArray[np.uint8]
+    samples: list[Sample] = field(default_factory=list)
+
+
+def assert_equal(
+    pipeline: Pipeline,
+    reference: Reference,
+    picture: NDArray[np.uint8],
+    parameters: Parameters,
+    samples: Sequence[Sample],
+) -> float:
+    """The largest difference of latents, in units of their standard deviation."""
+    expected = reference.latents(picture, parameters)
+    latents = torch.stack([sample.latents.cpu() for sample in samples])
+    off = float((latents - expected).abs().max() / expected.std())
+    assert off < 1e-3
+    pictures, flags = reference.pictures(expected)
+    decoded = pipeline.decode(samples)
+    assert [d.flagged for d in decoded] == flags
+    assert [d.error for d in decoded] == [None] * len(samples)
+    for ours, theirs in zip(decoded, pictures, strict=True):
+        if ours.picture is not None:
+            distance = np.abs(ours.picture.astype(int) - theirs.astype(int))
+            assert (distance <= 1).mean() >= 0.999
+    return off
+
+
+def start(pipeline: Pipeline, picture: NDArray[np.uint8], parameters: Parameters) -> list[Sample]:
+    embedding = pipeline.encode(picture, parameters.fit)
+    return [pipeline.start(embedding, parameters, i) for i in range(parameters.n)]
+
+
+def finish(pipeline: Pipeline, samples: Sequence[Sample]) -> None:
+    while samples[0].steps_left:
+        pipeline.step(samples)
+
+
+def run_mixed(
+    pipeline: Pipeline, requests: Sequence[Request], bucket: int | None = None
+) -> list[int]:
+    """Step whoever is there until all are done; the samples in each step."""
+    sizes = []
+    for step in range(1000):
+        for request in requests:
+            if request.joins == step:
+                request.samples = start(pipeline, request.picture, request.parameters)
+        running = [s for r in requests for s in r.samples if s.steps_left]
+        if running:
+            pipeline.step(running, bucket)
+            sizes.append(len(running))
+        elif all(request.samples for request in requests):
+            break
+    return sizes
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("guidance", [1.0, 3.0, 7.5])
+@pytest.mark.parametrize("scheduler", Scheduler)
+def test_every_solver_is_equal_to_the_reference(
+    tiny: Pipeline, reference: Reference, draw: Draw, scheduler: Scheduler, guidance: float, n: int
+) -> None:
+    wanted = parameters(scheduler, n=n, guidance=guidance)
+    samples = start(tiny, draw(1), wanted)
+    finish(tiny, samples)
+    assert_equal(tiny, reference, draw(1), wanted, samples)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20])
+@pytest.mark.parametrize("scheduler", Scheduler)
+def test_few_and_many_steps_are_equal_to_the_reference(
+    tiny: Pipeline, reference: Reference, draw: Draw, scheduler: Scheduler, steps: int
+) -> None:
+    wanted = parameters(scheduler, guidance=1.0, steps=steps)
+    samples = start(tiny, draw(1), wanted)
+    finish(tiny, samples)
+    assert_equal(tiny, reference, draw(1), wanted, samples)
+
+
+def test_another_size_is_equal_to_the_reference(
+    tiny: Pipeline, reference: Reference, draw: Draw
+) -> None:
+    wanted = parameters(Scheduler.PNDM, n=2, size=(96, 64))
+    samples = start(tiny, draw(2), wanted)
+    finish(tiny, samples)
+    assert_equal(tiny, reference, draw(2), wanted, samples)
+
+
+def mixed(draw: Draw) -> list[Request]:
+    """All ten solvers; joining and leaving at different steps."""
+    return [
+        Request(0, parameters(Scheduler.PNDM, n=2, guidance=3.0, steps=9, seed=1), draw(1)),
+        Request(0, parameters(Scheduler.DDIM, n=1, guidance=1.0, steps=4, seed=2), draw(2)),
+        Request(2, parameters(Scheduler.EULER, n=3, guidance=7.5, steps=5, seed=3), draw(3)),
+        Request(3, parameters(Scheduler.HEUN, n=1, guidance=2.0, steps=6, seed=4), draw(4)),
+        Request(5, parameters(Scheduler.LMS, n=1, guidance=0.5, steps=8, seed=5), draw(5)),
+        Request(5, parameters(Scheduler.UNIPC, n=2, guidance=5.0, steps=7, seed=6), draw(1)),
+        Request(
+            6, parameters(Scheduler.KDPM2, n=1, guidance=3.0, steps=3, seed=2**32 - 1), draw(6)
+        ),
+        Request(8, parameters(Scheduler.DEIS, n=1, guidance=4.0, steps=10, seed=8), draw(7)),
+        Request(9, parameters(Scheduler.DPMSOLVER, n=1, guidance=3.0, steps=12, seed=9), draw(8)),
+        Request(9, parameters(Scheduler.DPMSOLVER_KARRAS, n=1, steps=1, seed=10), draw(9)),
+    ]
+
+
+def test_a_mixed_batch_is_equal_to_the_reference(
+    tiny: Pipeline, reference: Reference, draw: Draw
+) -> None:
+    requests = mixed(draw)
+    sizes = run_mixed(tiny, requests, bucket=24)
+    assert len(set(sizes)) >= 4
+    for request in requests:
+        assert_equal(tiny, reference, request.picture, request.parameters, request.samples)
+
+
+def test_once_tables_are_built_no_scheduler_is_stepped(
+    tiny: Pipeline, reference: Reference, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = mixed(draw)
+    for request in requests:
+        start(tiny, request.picture, request.parameters)
+    with monkeypatch.context() as patch:
+        for kind, _ in SCHEDULERS.values():
+            patch.setattr(kind, "step", _must_not_be_called)
+        run_mixed(tiny, requests)
+    for request in requests:
+        assert_equal(tiny, reference, request.picture, request.parameters, request.samples)
+
+
+def _must_not_be_called(*_: object, **__: object) -> None:
+    raise AssertionError("a scheduler was stepped")
+
+
+class TestBuiltInCheckpoint:
+    """The same on trained weights."""
+
+    pytestmark = pytest.mark.skipif(not DEMO_FOLDER.is_dir(), reason="not trained yet")
+
+    @pytest.fixture(scope="class")
+    def demo(self, device: str) -> Pipeline:
+        return Pipeline.load("demo", device=device, dtype="float32")
+
+    @pytest.fixture(scope="class")
+    def demo_reference(self, device: str) -> Reference:
+        return Reference(DEMO_FOLDER, device, antialias=known("demo").antialias)
+
+    @pytest.mark.parametrize("scheduler", Scheduler)
+    def test_every_solver(
+        self, demo: Pipeline, demo_reference: Reference, draw: Draw, scheduler: Scheduler
+    ) -> None:
+        wanted = parameters(scheduler, n=2, steps=5, size=demo.model.sizes[0])
+        samples = start(demo, draw(1), wanted)
+        finish(demo, samples)
+        assert_equal(demo, demo_reference, draw(1), wanted, samples)
+
+    def test_mixed_batch(self, demo: Pipeline, demo_reference: Reference, draw: Draw) -> None:
+        size = demo.model.sizes[0]
+        requests = [
+            Request(0, parameters(Scheduler.PNDM, n=2, steps=5, size=size), draw(1)),
+            Request(1, parameters(Scheduler.EULER, guidance=7.5, steps=4, size=size), draw(2)),
+            Request(1, parameters(Scheduler.DDIM, guidance=1.0, steps=6, size=size), draw(3)),
+            Request(2, parameters(Scheduler.HEUN, steps=3, size=size), draw(4)),
+            Request(3, parameters(Scheduler.DPMSOLVER, n=2, steps=7, size=size), draw(5)),
+            Request(4, parameters(Scheduler.UNIPC, guidance=2.0, steps=5, size=size), draw(6)),
+        ]
+        run_mixed(demo, requests)
+        for request in requests:
+            assert_equal(demo, demo_reference, request.picture, request.parameters, request.samples)
+
+
+@pytest.mark.slow
+def test_the_full_size_architecture_from_pickles(
+    tmp_path: Path, device: str, draw: Draw, record_property: Callable[[str, object], None]
+) -> None:
+    """Stable Diffusion 1 at 512×512 with random weights, in the hub's layout: 10 GB of memory."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    folder = make_checkpoint(tmp_path / "sd1", kind="sd1", safetensors=False)
+    pipeline = Pipeline.load(str(folder), device=device, dtype="float32")
+    size = (512, 512)
+    requests = [
+        Request(0, parameters(Scheduler.PNDM, steps=4, size=size, seed=1), draw(1)),
+        Request(1, parameters(Scheduler.DPMSOLVER, steps=4, size=size, seed=2), draw(2)),
+        Request(2, parameters(Scheduler.EULER, guidance=1.0, steps=2, size=size, seed=3), draw(3)),
+    ]
+    alone = [
+        Request(0, parameters(s, steps=4, size=size), draw(4))
+        for s in (Scheduler.PNDM, Scheduler.DPMSOLVER)
+    ]
+    for request in alone:
+        run_mixed(pipeline, [request])
+    run_mixed(pipeline, requests)
+    reference = Reference(folder, device)
+    for request in alone + requests:
+        off = assert_equal(
+            pipeline, reference, request.picture, request.parameters, request.samples
+        )
+        record_property(f"{request.parameters.scheduler} joining at {request.joins}", off)

@@ -1,0 +1,145 @@
+"""The pipeline as its users meet it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from app.errors import CheckpointError, GenerationFailed, InvalidParameter
+from app.parameters import Fit, Parameters, Scheduler
+from app.pipeline import Pipeline, devices
+from app.pipeline.known import known
+from tests.pipeline.reference import Reference
+
+Draw = Callable[[int], NDArray[np.uint8]]
+
+PARAMETERS = Parameters(2, 3.0, 4, Scheduler.PNDM, 5, 64, 64, Fit.SQUASH)
+
+
+def load(folder: Path, **options: object) -> Pipeline:
+    return Pipeline.load(str(folder), device="cpu", **{"dtype": "float32", **options})  # type: ignore[arg-type]
+
+
+def test_generate_makes_n_pictures_and_tells_how_far_it_is(tiny: Pipeline, draw: Draw) -> None:
+    told: list[tuple[int, int]] = []
+    decoded = tiny.generate(draw(1), PARAMETERS, lambda *progress: told.append(progress))
+    assert told == [(i, 5) for i in range(1, 6)]
+    first, second = (d.picture for d in decoded)
+    assert first is not None
+    assert second is not None
+    assert (first != second).mean() > 0.5
+
+
+def test_variation_i_is_the_picture_of_seed_plus_i(tiny: Pipeline, draw: Draw) -> None:
+    embedding = tiny.encode(draw(1), Fit.SQUASH)
+    later = tiny.start(embedding, PARAMETERS, 1)
+    first = tiny.start(embedding, Parameters(1, 3.0, 4, Scheduler.PNDM, 6, 64, 64, Fit.SQUASH), 0)
+    assert torch.equal(later.latents, first.latents)
+
+
+def test_an_embedding_is_the_references(tiny: Pipeline, reference: Reference, draw: Draw) -> None:
+    pixels = reference.preprocess(draw(1), Fit.CROP, tiny.model.device)
+    with torch.no_grad():
+        expected = reference.pipeline.image_encoder(pixels).image_embeds[0].cpu().numpy()
+    embedding = tiny.encode(draw(1), Fit.CROP)
+    assert embedding.dtype == np.float32
+    assert embedding.shape == (24,)
+    assert np.abs(embedding - expected).max() < 1e-5
+
+
+def test_an_embedding_that_is_not_finite_or_of_another_length_fails(tiny: Pipeline) -> None:
+    with pytest.raises(GenerationFailed, match="finite"):
+        tiny.start(np.full(24, np.nan, np.float32), PARAMETERS, 0)
+    with pytest.raises(GenerationFailed, match=r"\(24,\)"):
+        tiny.start(np.zeros(7, np.float32), PARAMETERS, 0)
+
+
+def test_a_size_that_is_not_offered_is_refused(tiny: Pipeline) -> None:
+    parameters = Parameters(1, 3.0, 4, Scheduler.PNDM, 5, 64, 128, Fit.SQUASH)
+    with pytest.raises(InvalidParameter, match="64x64, 96x64"):
+        tiny.start(np.zeros(24, np.float32), parameters, 0)
+
+
+def test_model_info_says_what_was_loaded(tiny_folder: Path) -> None:
+    model = load(tiny_folder).model
+    assert model.id == str(tiny_folder)
+    assert model.sizes == ((64, 64),)
+    assert (model.device, model.dtype, model.safety_checker) == ("cpu", "float32", True)
+    assert (model.guidance_scale, model.num_inference_steps) == (3.0, 50)
+    assert (model.scheduler, model.fit) == (Scheduler.PNDM, Fit.SQUASH)
+    assert not load(tiny_folder, safety_checker=False).model.safety_checker
+
+
+def test_the_published_checkpoint_is_known() -> None:
+    settings = known("lambdalabs/sd-image-variations-diffusers")
+    assert (settings.revision, settings.antialias) == ("v2.0", False)
+
+
+@pytest.mark.parametrize(("size", "fitting"), [((60, 64), "64x64"), ((64, 4), "64x8")])
+def test_a_size_that_the_unet_cannot_make_is_refused_and_another_named(
+    tiny_folder: Path, size: tuple[int, int], fitting: str
+) -> None:
+    with pytest.raises(CheckpointError, match=f"multiples of 8 .* {fitting}"):
+        load(tiny_folder, sizes=(size,))
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "a/b/c"])
+def test_a_model_that_is_nowhere_is_refused(model: str) -> None:
+    with pytest.raises(CheckpointError, match="no folder"):
+        Pipeline.load(model)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_refused(tiny_folder: Path, device: str) -> None:
+    with pytest.raises(CheckpointError, match=device):
+        Pipeline.load(str(tiny_folder), device=device)
+
+
+def test_a_dtype_that_is_none_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="int8"):
+        Pipeline.load(str(tiny_folder), dtype="int8")
+
+
+@pytest.mark.parametrize("slicing", ["auto", "max"])
+def test_slicing_changes_memory_not_pictures(
+    tiny: Pipeline, tiny_folder: Path, draw: Draw, slicing: str
+) -> None:
+    sliced = load(tiny_folder, attention_slicing=slicing, vae_slicing=True)
+    for ours, theirs in zip(
+        sliced.generate(draw(1), PARAMETERS), tiny.generate(draw(1), PARAMETERS), strict=True
+    ):
+        assert ours.picture is not None
+        assert theirs.picture is not None
+        assert np.abs(ours.picture.astype(int) - theirs.picture).max() <= 1
+
+
+def test_in_bfloat16_only_the_unet_is_rounded_and_pictures_stay_alike(
+    tiny: Pipeline, tiny_folder: Path, draw: Draw
+) -> None:
+    rounded = load(tiny_folder, dtype="bfloat16")
+    assert rounded.model.dtype == "bfloat16"
+    assert rounded._parts.unet.dtype == torch.bfloat16
+    assert rounded._parts.vae.dtype == rounded._parts.image_encoder.dtype == torch.float32
+    for ours, theirs in zip(
+        rounded.generate(draw(1), PARAMETERS), tiny.generate(draw(1), PARAMETERS), strict=True
+    ):
+        assert ours.picture is not None
+        assert theirs.picture is not None
+        assert np.abs(ours.picture.astype(int) - theirs.picture).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [({"avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "bfloat16"), (set(), "float32")],
+)
+def test_auto_takes_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: str
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    cpu = torch.device("cpu")
+    assert devices.dtype_name(devices.choose_dtypes("auto", cpu, None).unet) == dtype
+    assert devices.choose_dtypes("auto", cpu, "float32").unet == torch.float32
+    assert devices.choose_dtypes("auto", torch.device("cuda"), "float32").unet == torch.float16

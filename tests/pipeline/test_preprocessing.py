@@ -1,0 +1,91 @@
+"""Pictures on their way to the image encoder."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from app.parameters import Fit
+from app.pipeline.preprocessing import Preprocessing
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+Draw = Callable[[int], NDArray[np.uint8]]
+
+
+def preprocessing(antialias: bool = False, pixels: int = 32) -> Preprocessing:
+    return Preprocessing(pixels, antialias, MEAN, STD)
+
+
+def unnormalised(pixels: Tensor) -> Tensor:
+    return pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_squash_is_what_the_models_training_did(draw: Draw, antialias: bool) -> None:
+    """``ToTensor``, ``Resize((n, n), BICUBIC, antialias)``, ``Normalize``, written out in torch."""
+    picture = draw(1)
+    expected = functional.interpolate(
+        torch.from_numpy(picture).permute(2, 0, 1)[None].to(torch.float32).div(255),
+        size=(32, 32),
+        mode="bicubic",
+        align_corners=False,
+        antialias=antialias,
+    )
+    expected = expected.sub(torch.tensor(MEAN)[:, None, None]).div(torch.tensor(STD)[:, None, None])
+    given = preprocessing(antialias)(picture, Fit.SQUASH)
+    assert given.shape == (1, 3, 32, 32)
+    assert torch.allclose(given, expected, atol=1e-6)
+
+
+def test_with_antialias_it_is_close_to_pillows_bicubic(draw: Draw) -> None:
+    picture = draw(2)
+    pillow = np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC))
+    given = unnormalised(preprocessing(antialias=True)(picture, Fit.SQUASH)[0])
+    expected = torch.from_numpy(pillow.copy()).permute(2, 0, 1) / 255
+    assert float((given.clamp(0, 1) - expected).abs().max()) < 2 / 255
+
+
+def test_without_antialias_it_is_not(draw: Draw) -> None:
+    smooth, rough = (preprocessing(a)(draw(2), Fit.SQUASH) for a in (True, False))
+    assert float((smooth - rough).abs().mean()) > 0.05
+
+
+def test_crop_takes_the_middle_square(draw: Draw) -> None:
+    picture = draw(3)
+    middle = picture[:, 10:60]
+    assert picture.shape == (50, 70, 3)
+    assert torch.equal(
+        preprocessing()(picture, Fit.CROP), preprocessing()(middle.copy(), Fit.SQUASH)
+    )
+
+
+def test_pad_adds_bars_that_are_zero_to_the_encoder(draw: Draw) -> None:
+    tall = draw(4).transpose(1, 0, 2)
+    given = preprocessing(pixels=70)(tall, Fit.PAD)[0]
+    assert float(given[:, :, :10].abs().max()) < 1e-6
+    assert float(given[:, :, 60:].abs().max()) < 1e-6
+    inside = (unnormalised(given)[:, :, 10:60] * 255).round().to(torch.uint8)
+    assert torch.equal(inside.permute(1, 2, 0), torch.from_numpy(tall.copy()))
+
+
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (200, 1)])
+def test_the_smallest_pictures_pass(fit: Fit, shape: tuple[int, int]) -> None:
+    picture = np.full((*shape, 3), 200, np.uint8)
+    given = preprocessing()(picture, fit)
+    assert given.shape == (1, 3, 32, 32)
+    assert given.isfinite().all()
+
+
+def test_a_square_picture_is_the_same_whatever_the_fit(draw: Draw) -> None:
+    square = draw(5)[:, :50].copy()
+    squashed, cropped, padded = (preprocessing()(square, fit) for fit in Fit)
+    assert torch.equal(squashed, cropped)
+    assert torch.equal(squashed, padded)
