@@ -48,6 +48,7 @@ def export(
     }
     for name, part in parts.items():
         part.half().save_pretrained(folder / name)
+        _load_as_float32(folder / name / "config.json")
     PNDMScheduler(
         **NOISE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1
     ).save_pretrained(folder / "scheduler")
@@ -62,3 +63,14 @@ def export(
     shutil.copyfile(_CARD, folder / "README.md")
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
+
+
+def _load_as_float32(config: Path) -> None:
+    """Whoever names no dtype gets one for all parts, whichever library loads them.
+
+    transformers goes by the config's ``dtype`` and would keep half precision; diffusers does not.
+    """
+    content = json.loads(config.read_text())
+    if "dtype" in content:
+        content["dtype"] = "float32"
+        config.write_text(json.dumps(content, indent=2) + "\n")
