@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Self
 
@@ -50,7 +51,8 @@ def _draw_all(folder: Path, n: int, seed: int, progress: Callable[[int], None]) 
     )
     labels = np.full((n, len(ATTRIBUTES)), -1, dtype=np.int64)
     starts = range(0, n, _CHUNK)
-    with ProcessPoolExecutor() as pool:
+    # A fork would copy the locks of torch's threads, held for ever in the child.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         sizes = [min(_CHUNK, n - start) for start in starts]
         seeds = [(seed, start) for start in starts]
         for start, (drawn, known) in zip(starts, pool.map(_draw_chunk, sizes, seeds), strict=True):
