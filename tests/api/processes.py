@@ -1,48 +1,81 @@
 """Services in processes of their own, as people run them."""
 
 import os
+import signal
 import subprocess
 import sys
-from typing import Final
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Final
 
 SERVE: Final = (
     "from app.api.server import serve; from app.settings import Settings; serve(Settings())"
 )
 
+END_SECONDS = 60
 
-def launch(code: str = SERVE, **settings: str) -> subprocess.Popen[str]:
-    """Run Python code that serves, on a free port unless told otherwise."""
+
+@dataclass(slots=True)
+class ServiceProcess:
+    """A running service; what it printed so far is in ``lines``."""
+
+    process: subprocess.Popen[str]
+    log_file: IO[str]
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """The address in ``variations: listening on URL (…)``."""
+        return self.lines[0].split()[3]
+
+    def wait_for(self, word: str) -> None:
+        """Read what it prints, up to the line that holds this word."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if word in line:
+                return
+            if "the worker exited" in line:
+                self.process.terminate()
+        raise AssertionError(f"it ended without saying {word!r}: {self.lines} {self.log()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        return self.process.wait(END_SECONDS)
+
+    def log(self) -> str:
+        self.log_file.seek(0)
+        return self.log_file.read()
+
+    def assert_clean_end(self) -> None:
+        """It ends by itself, with status 0 and without a traceback."""
+        status = self.wait()
+        assert status == 0, self.log()
+        assert "Traceback" not in self.log()
+
+
+@contextmanager
+def service_process(code: str = SERVE, **settings: str) -> Iterator[ServiceProcess]:
+    """Run Python code that serves, on a free port unless told otherwise; its log is a file."""
     environment = {f"VARIATIONS_{name.upper()}": text for name, text in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        # A tiny model gains nothing from a second thread and waits for it on a busy machine.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "VARIATIONS_PORT": "0", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> list[str]:
-    """What the process prints up to the line that holds this word."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if word in line:
-            return lines
-        if "the worker exited" in line:
-            process.terminate()
-    raise AssertionError(f"it ended without saying {word!r}: {lines} {process.communicate()[1]}")
-
-
-def url_in(lines: list[str]) -> str:
-    """The address in ``variations: listening on URL (…)``."""
-    return lines[0].split()[3]
-
-
-def assert_clean_end(process: subprocess.Popen[str]) -> None:
-    """It ends by itself, with status 0 and without a traceback."""
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "Traceback" not in errors
+    # A tiny model gains nothing from a second thread and waits for it on a busy machine.
+    environment = {"OMP_NUM_THREADS": "1", "VARIATIONS_PORT": "0", **environment}
+    with (
+        tempfile.TemporaryFile("w+") as log_file,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield ServiceProcess(process, log_file)
+        finally:
+            process.kill()

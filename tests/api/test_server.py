@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 
 from app.api.server import listen
-from tests.api.processes import assert_clean_end, launch, read_until, url_in
+from tests.api.processes import ServiceProcess, service_process
 from tests.api.scrape import eventually
 from tests.api.test_problems import assert_problem
 
@@ -33,27 +32,20 @@ serve(Settings(), engine)
 
 
 @pytest.fixture
-def process() -> Iterator[subprocess.Popen[str]]:
-    """A service whose engine holds every request until SIGUSR1."""
-    process = launch(HOLDING)
-    yield process
-    process.kill()
-    process.communicate()
+def service() -> Iterator[ServiceProcess]:
+    """A ready service whose engine holds every request until SIGUSR1."""
+    with service_process(HOLDING) as service:
+        service.wait_for("ready:")
+        yield service
 
 
 @pytest.fixture
-def url(process: subprocess.Popen[str]) -> str:
-    return url_in(read_until(process, "ready:"))
-
-
-@pytest.fixture
-def held(process: subprocess.Popen[str], url: str, png: bytes) -> Iterator[Future[httpx.Response]]:
+def held(service: ServiceProcess, png: bytes) -> Iterator[Future[httpx.Response]]:
     """A request that the engine is holding."""
+    url = f"{service.url}/variations"
     with ThreadPoolExecutor(1) as caller:
-        answer = caller.submit(
-            httpx.post, f"{url}/variations", files={"image": ("a.png", png)}, timeout=60
-        )
-        read_until(process, "began")
+        answer = caller.submit(httpx.post, url, files={"image": ("a.png", png)}, timeout=60)
+        service.wait_for("began")
         yield answer
 
 
@@ -67,40 +59,39 @@ def refuses_connections(url: str) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_an_idle_server_cleanly(
-    process: subprocess.Popen[str], url: str, number: signal.Signals
+    service: ServiceProcess, number: signal.Signals
 ) -> None:
-    assert httpx.get(f"{url}/readyz").status_code == 200
-    process.send_signal(number)
-    assert_clean_end(process)
+    assert httpx.get(f"{service.url}/readyz").status_code == 200
+    service.signal(number)
+    service.assert_clean_end()
 
 
 def test_what_was_accepted_is_answered_after_the_first_signal(
-    process: subprocess.Popen[str], url: str, held: Future[httpx.Response]
+    service: ServiceProcess, held: Future[httpx.Response]
 ) -> None:
-    process.send_signal(signal.SIGINT)
-    eventually(lambda: refuses_connections(url))
-    process.send_signal(signal.SIGUSR1)
+    service.signal(signal.SIGINT)
+    eventually(lambda: refuses_connections(service.url))
+    service.signal(signal.SIGUSR1)
     assert held.result().status_code == 200
-    assert_clean_end(process)
+    service.assert_clean_end()
 
 
 def test_a_second_signal_ends_it_at_once_and_tells_who_still_waits(
-    process: subprocess.Popen[str], url: str, held: Future[httpx.Response]
+    service: ServiceProcess, held: Future[httpx.Response]
 ) -> None:
-    process.send_signal(signal.SIGINT)
-    eventually(lambda: refuses_connections(url))
-    process.send_signal(signal.SIGINT)
+    service.signal(signal.SIGINT)
+    eventually(lambda: refuses_connections(service.url))
+    service.signal(signal.SIGINT)
     assert_problem(held.result(), 503)
-    assert_clean_end(process)
+    service.assert_clean_end()
 
 
 def test_a_taken_port_is_named_in_one_line() -> None:
     with listen("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
-        process = launch(HOLDING, port=port)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    (line,) = errors.splitlines()
+        with service_process(HOLDING, port=port) as service:
+            assert service.wait() == 1
+            (line,) = service.log().splitlines()
     assert f"127.0.0.1:{port}" in line
     assert "VARIATIONS_PORT" in line
 

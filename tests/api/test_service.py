@@ -5,10 +5,8 @@ import io
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -18,42 +16,29 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.api.conftest import Post, quarters
-from tests.api.processes import assert_clean_end, launch, read_until, url_in
+from tests.api.processes import ServiceProcess, service_process
 from tests.api.scrape import eventually, value
 from tests.api.test_disconnect import RESET_ON_CLOSE, send_request
 from tests.api.test_problems import assert_problem
 
 
-@dataclass(frozen=True)
-class Running:
-    """A service in a process of its own, and what it printed until it was ready."""
-
-    process: subprocess.Popen[str]
-    url: str
-    lines: list[str]
-
-    @property
-    def worker_pid(self) -> int:
-        """The worker is the process's only child."""
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
-
-
 @pytest.fixture(scope="module")
-def running(tiny_checkpoint: Path) -> Iterator[Running]:
-    process = launch(
-        model=str(tiny_checkpoint), device="cpu", dtype="float32", max_rows="16", max_queue="16"
-    )
-    try:
-        lines = read_until(process, "ready:")
-        yield Running(process, url_in(lines), lines)
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert_clean_end(process)
+def running(tiny_checkpoint: Path) -> Iterator[ServiceProcess]:
+    wishes = {"device": "cpu", "dtype": "float32", "max_rows": "16", "max_queue": "16"}
+    with service_process(model=str(tiny_checkpoint), **wishes) as service:
+        service.wait_for("ready:")
+        yield service
+        service.signal(signal.SIGINT)
+        service.assert_clean_end()
+
+
+def worker_of(service: ServiceProcess) -> int:
+    """The process id of the worker, the service's only child."""
+    return int(Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text())
 
 
 @pytest.fixture
-def url(running: Running) -> str:
+def url(running: ServiceProcess) -> str:
     return running.url
 
 
@@ -73,7 +58,7 @@ def assert_same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
     assert (difference <= 1).mean() >= 0.999
 
 
-def test_it_says_where_it_listens_and_when_it_is_ready(running: Running) -> None:
+def test_it_says_where_it_listens_and_when_it_is_ready(running: ServiceProcess) -> None:
     first, *_, last = running.lines
     assert first.startswith("variations: listening on http://127.0.0.1:")
     assert last.startswith("variations: ready: ")
@@ -159,20 +144,20 @@ def test_a_client_that_leaves_cancels_its_pictures(
 
 
 def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
-    process = launch(model=str(tiny_checkpoint), device="cpu")
-    read_until(process, "listening")
-    process.send_signal(signal.SIGINT)
-    assert_clean_end(process)
+    with service_process(model=str(tiny_checkpoint), device="cpu") as service:
+        service.wait_for("listening")
+        service.signal(signal.SIGINT)
+        service.assert_clean_end()
 
 
 # Last, since the service has to start a new worker after it.
 def test_when_the_worker_dies_its_callers_are_told_and_readiness_follows(
-    client: httpx.Client, post: Post, running: Running
+    client: httpx.Client, post: Post, running: ServiceProcess
 ) -> None:
     with ThreadPoolExecutor(1) as caller:
         answer = caller.submit(post, num_inference_steps=100, n=8)
         eventually(lambda: value(client, "variations_queue_requests") == 1)
-        os.kill(running.worker_pid, signal.SIGKILL)
+        os.kill(worker_of(running), signal.SIGKILL)
         response = answer.result()
     assert_problem(response, 503)
     assert int(response.headers["retry-after"]) >= 1

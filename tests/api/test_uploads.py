@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.api.uploads import FORMATS, decode
-from app.errors import FormatNotAllowed, NotAPicture, TooLarge
+from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
 from tests.api.conftest import quarters
 
 MAX_PIXELS = 20_000_000
@@ -276,3 +277,13 @@ BOMBS = {
     "TIFF": saved(Image.new("1", (60000, 600)), "TIFF", compression="group4"),
     "WEBP": b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0VP8 \0\0\0\0",
 }
+
+
+def test_damaged_files_of_every_format_give_a_picture_or_a_refusal_and_nothing_else() -> None:
+    random = np.random.default_rng(0)
+    for file_format in FORMATS * 30:
+        data = bytearray(saved(Image.fromarray(quarters()), file_format))
+        for place in random.integers(0, min(len(data), 200), 3):
+            data[place] = random.integers(0, 256)
+        with suppress(BadInput):
+            assert decoded(bytes(data)).shape[2] == 3

@@ -1,0 +1,54 @@
+"""Finished pictures become the JSON of an answer."""
+
+import time
+from dataclasses import asdict, dataclass
+
+from starlette.responses import Response
+
+from app.api import schemas
+from app.api.pictures import OutputFormat, encode_base64
+from app.engine.messages import Done, Picture
+from app.parameters import ModelInfo, Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All that an answer tells; ``accepted`` is when the request was, by ``perf_counter``."""
+
+    identifier: str
+    model: ModelInfo
+    parameters: Parameters
+    output_format: OutputFormat
+    done: Done
+    accepted: float
+
+    def response(self) -> Response:
+        """Write the files and the JSON around them. Takes a while; call it in a thread."""
+        body = schemas.VariationsResponse(
+            id=self.identifier,
+            created=int(time.time()),
+            model=schemas.Model(id=self.model.id, revision=self.model.revision),
+            parameters=schemas.ResolvedParameters(
+                **asdict(self.parameters), output_format=self.output_format
+            ),
+            variations=[
+                self._variation(index, picture) for index, picture in enumerate(self.done.pictures)
+            ],
+            timings=self._timings(),
+        )
+        return Response(body.model_dump_json(), media_type="application/json")
+
+    def _variation(self, index: int, picture: Picture | None) -> schemas.Variation:
+        return schemas.Variation(
+            index=index,
+            seed=self.parameters.seed + index,
+            b64_json=None if picture is None else encode_base64(picture, self.output_format),
+            media_type=self.output_format.media_type,
+            width=self.parameters.width,
+            height=self.parameters.height,
+            flagged=picture is None,
+        )
+
+    def _timings(self) -> schemas.Timings:
+        total = time.perf_counter() - self.accepted
+        return schemas.Timings(**asdict(self.done.timings), total=total)
