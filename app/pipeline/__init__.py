@@ -3,12 +3,12 @@
 :class:`Pipeline` is the whole of it: ``encode`` a picture, ``start`` samples from its embedding,
 ``step`` any samples together until none has steps left, ``decode`` them. Behind it, in the order a
 picture meets them: ``known`` and ``checkpoint`` (what is loaded), ``preprocessing``, ``folding``
-(the UNet without cross-attention), ``solver`` (schedulers as tables), ``sampling`` (the steps),
+(the UNet without cross-attention), ``solver`` (schedulers as tables), ``samples`` (the steps),
 ``decoding`` and ``safety``.
 """
 
 from app.pipeline.decoding import Decoded
 from app.pipeline.pipeline import Pipeline
-from app.pipeline.sampling import Sample, Step
+from app.pipeline.samples import Sample, Step
 
 __all__ = ["Decoded", "Pipeline", "Sample", "Step"]

@@ -70,9 +70,11 @@ class Dtypes:
 def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
     """Load the checkpoint in ``folder``.
 
-    Raises :class:`CheckpointError` where a part is missing, of another class, incomplete or a
-    pickle that would run code, and where there is no safety checker though one is asked for.
+    Raises :class:`CheckpointError` where a part is missing, of another class, incomplete, not
+    finite or a pickle that would run code, and where there is no safety checker though one is
+    asked for. The checker is float32 always: a score that is not a number passes as harmless.
     """
+    _hush()
     if safety_checker and not (folder / "safety_checker").is_dir():
         raise CheckpointError(
             f"{folder} has no safety checker; add one, or serve unchecked pictures on purpose "
@@ -86,7 +88,7 @@ def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
         ),
         feature_extractor=_load_feature_extractor(folder),
         safety_checker=(
-            _load(StableDiffusionSafetyChecker, folder, "safety_checker", dtypes.others)
+            _load(StableDiffusionSafetyChecker, folder, "safety_checker", torch.float32)
             if safety_checker
             else None
         ),
@@ -94,6 +96,13 @@ def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
     )
     _check_condition(parts)
     return parts
+
+
+def _hush() -> None:
+    """No progress bars for parts that load in seconds, no advice about optional packages."""
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
 
 
 def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
@@ -117,6 +126,9 @@ def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(f"the weights in {path} are incomplete: {names}, … are missing")
+    broken = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"the weights in {path} are not finite, {broken[0]} for one")
     return module.eval().requires_grad_(False)
 
 

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
 
 from app.errors import CheckpointError
-from app.pipeline.known import DEMO_FOLDER
+from app.pipeline.known import DEMO, DEMO_FOLDER
 
 Report = Callable[[str, float | None], None]
 """Told what is being done, and how far it is (0–1) where that is known."""
@@ -24,12 +24,14 @@ _WEIGHTS = re.compile(
 )
 
 
-def find_checkpoint(model: str, revision: str | None, report: Report) -> Path:
+def find_checkpoint(
+    model: str, revision: str | None, report: Report, *, safety_checker: bool = True
+) -> Path:
     """The folder of ``model``: ``demo``, a folder, or a hub id, which is downloaded if need be.
 
     Raises :class:`CheckpointError` where there is no such checkpoint, or it cannot be fetched.
     """
-    if model == "demo":
+    if model == DEMO:
         if not DEMO_FOLDER.is_dir():
             raise CheckpointError("there is no built-in checkpoint: run `python -m app train demo`")
         return DEMO_FOLDER
@@ -41,31 +43,32 @@ def find_checkpoint(model: str, revision: str | None, report: Report) -> Path:
             f"there is no folder {model!r}; a model is `demo`, a folder, or a hub id "
             "such as lambdalabs/sd-image-variations-diffusers"
         )
-    return _fetch(model, revision, report)
+    parts = [part for part in PARTS if safety_checker or part != "safety_checker"]
+    return _fetch(model, revision, report, parts)
 
 
-def needed_files(files: Iterable[str]) -> list[str]:
+def needed_files(files: Iterable[str], parts: Sequence[str] = PARTS) -> list[str]:
     """Those of a repository's files that loading reads: safetensors where a part has them.
 
     >>> needed_files(["unet/config.json", "unet/model.bin", "unet/model.fp16.bin", "README.md"])
     ['unet/config.json', 'unet/model.bin']
     """
-    wanted = [path for path in files if path == "model_index.json" or _is_of_a_part(path)]
+    wanted = [path for path in files if path == "model_index.json" or _is_read(path, parts)]
     safe = {PurePosixPath(p).parts[0] for p in wanted if p.endswith(".safetensors")}
     return [p for p in wanted if not (PurePosixPath(p).parts[0] in safe and ".bin" in p)]
 
 
-def _is_of_a_part(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    if len(parts) != 2 or parts[0] not in PARTS:
+def _is_read(path: str, parts: Sequence[str]) -> bool:
+    part, _, name = path.partition("/")
+    if part not in parts:
         return False
-    return parts[1].endswith("config.json") or _WEIGHTS.fullmatch(parts[1]) is not None
+    return name.endswith("config.json") or _WEIGHTS.fullmatch(name) is not None
 
 
-def _fetch(repository: str, revision: str | None, report: Report) -> Path:
+def _fetch(repository: str, revision: str | None, report: Report, parts: Sequence[str]) -> Path:
     report("downloading", None)
     try:
-        sizes = _sizes(repository, revision)
+        sizes = _sizes(repository, revision, parts)
         bar = _reporting_bar(sum(sizes.values()), report)
         path = snapshot_download(
             repository, revision=revision, allow_patterns=list(sizes), tqdm_class=bar
@@ -76,11 +79,11 @@ def _fetch(repository: str, revision: str | None, report: Report) -> Path:
     return Path(path)
 
 
-def _sizes(repository: str, revision: str | None) -> dict[str, int]:
+def _sizes(repository: str, revision: str | None, parts: Sequence[str]) -> dict[str, int]:
     """Bytes of each needed file."""
     tree = HfApi().list_repo_tree(repository, recursive=True, revision=revision)
     files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-    return {path: files[path] for path in needed_files(files)}
+    return {path: files[path] for path in needed_files(files, parts)}
 
 
 def _fetched_before(repository: str, revision: str | None, error: Exception) -> Path:

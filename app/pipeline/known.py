@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.parameters import Fit, Scheduler
 
+DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"
 
 
@@ -31,7 +32,12 @@ _LAMBDALABS = Known(revision="v2.0", scheduler=Scheduler.PNDM)
 
 _KNOWN = {
     "lambdalabs/sd-image-variations-diffusers": _LAMBDALABS,
-    "demo": Known(num_inference_steps=25, scheduler=Scheduler.DPMSOLVER, antialias=True),
+    DEMO: Known(
+        num_inference_steps=25,
+        scheduler=Scheduler.DPMSOLVER,
+        antialias=True,
+        cpu_dtype="float32",
+    ),
 }
 
 # Most other checkpoints of this kind are fine-tunes or copies of that one.

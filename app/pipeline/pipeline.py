@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from app.pipeline.hub import find_checkpoint
 from app.pipeline.known import Known, known
 from app.pipeline.preprocessing import Preprocessing
 from app.pipeline.safety import Safety
-from app.pipeline.sampling import Row, Sample, Sampler, Step
+from app.pipeline.samples import Row, Sample, Sampler, Step
 from app.pipeline.solver import SolverTable, solver_table
 
 Picture = NDArray[np.uint8]
@@ -82,9 +81,10 @@ class Pipeline:
         defaults = known(model)
         chosen = choose_device(device)
         dtypes = choose_dtypes(dtype, chosen, defaults.cpu_dtype)
-        folder = find_checkpoint(model, revision or defaults.revision, report)
+        folder = find_checkpoint(
+            model, revision or defaults.revision, report, safety_checker=safety_checker
+        )
         report("loading", None)
-        transformers.utils.logging.disable_progress_bar()
         parts = load_parts(folder, dtypes, safety_checker)
         info = ModelInfo(
             id=model,

@@ -55,10 +55,10 @@ class Preprocessing:
                 return self._padded(image)
 
     def _padded(self, image: Tensor) -> Tensor:
-        """A square with bars of the mean colour, which is zero to the encoder."""
+        """The whole picture in the middle of a white square."""
         height, width = image.shape[-2:]
         side = max(height, width)
-        square = self._channels(self.mean, image).repeat(1, 1, side, side)
+        square = image.new_ones(1, 3, side, side)
         top, left = (side - height) // 2, (side - width) // 2
         square[..., top : top + height, left : left + width] = image
         return square

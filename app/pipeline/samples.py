@@ -1,7 +1,13 @@
-"""Running samples: the pictures being denoised, each with its own solver, step and guidance."""
+"""Samples, and the step that takes any of them forward together.
+
+A step is: gather → scale → UNet → weighted sum of rows → one multiply-add over each sample's short
+history. Samples may be at different steps, of different solvers and of different numbers of rows.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,116 +15,195 @@ from torch import Tensor
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One UNet input of a sample: a folded condition ``[1, channels]`` and the output's weight."""
+
+    condition: Tensor
+    weight: float
+
+
 class Sample:
-    """One picture being denoised.
+    """One picture being denoised. :meth:`Sampler.step` alone changes it."""
 
-    Row ``r`` of its ``rows`` is the UNet under ``conditions[r]`` (``[rows, Σ channels]``, see
-    :class:`~app.pipeline.folding.Folding`); the outputs are summed with ``weights`` ``[rows]``.
-    ``samples`` ``[SAMPLE_TERMS, C, h, w]`` holds the latents and their predecessors, newest first,
-    and ``outputs`` ``[OUTPUT_TERMS − 1, C, h, w]`` the last summed outputs; all float32, on the
-    device, zero where there is nothing yet. ``size`` is the picture's ``(width, height)``.
-    """
-
-    table: SolverTable
-    conditions: Tensor
-    weights: tuple[float, ...]
-    samples: Tensor
-    outputs: Tensor
-    size: tuple[int, int]
-    position: int = 0
+    def __init__(
+        self, noise: Tensor, conditions: Sequence[Row], table: SolverTable, size: tuple[int, int]
+    ) -> None:
+        self._conditions = tuple(conditions)
+        self._table = table
+        self._position = 0
+        self.size = size
+        """``(width, height)`` in pixels."""
+        # x[i], x[i−1], x[i−2], then e[i−1], … e[i−3]: what the next multiply-add looks back on.
+        self._history = noise.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *noise.shape)
+        self._history[0] = noise * table.noise_scale
 
     @property
     def latents(self) -> Tensor:
-        """The latents as they are now, float32 ``[C, h, w]``."""
-        return self.samples[0]
+        """The sample as it is, ``float32 [C, h, w]`` on the device."""
+        return self._history[0]
 
     @property
     def rows(self) -> int:
-        """UNet inputs a step."""
-        return len(self.weights)
+        """UNet inputs that each of its steps takes."""
+        return len(self._conditions)
 
     @property
     def steps(self) -> int:
-        """UNet calls from noise to picture."""
-        return self.table.calls
+        """UNet calls from noise to picture; some solvers need more than they are said to have."""
+        return self._table.calls
 
     @property
     def steps_left(self) -> int:
-        """UNet calls until the latents can be decoded."""
-        return self.table.calls - self.position
-
-
-def start(
-    table: SolverTable,
-    conditions: Tensor,
-    weights: tuple[float, ...],
-    noise: Tensor,
-    size: tuple[int, int],
-) -> Sample:
-    """A sample before its first step; ``noise`` is unit noise, float32 ``[C, h, w]``."""
-    samples = noise.new_zeros(SAMPLE_TERMS, *noise.shape)
-    samples[0] = noise * table.noise_scale
-    outputs = noise.new_zeros(OUTPUT_TERMS - 1, *noise.shape)
-    return Sample(table, conditions, weights, samples, outputs, size)
+        """UNet calls still to come; 0 means ready for decoding."""
+        return self._table.calls - self._position
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """The UNet's inputs for one step, padded to the bucket by repeating the last row.
+class Step:
+    """One step as it was handed to the device."""
 
-    ``latents`` ``[bucket, C, h, w]`` float32 and scaled, ``timesteps`` ``[bucket]`` float32,
-    ``conditions`` ``[bucket, 1, Σ channels]``; ``owners`` and ``weights`` ``[rows]`` say which
-    sample a row belongs to and what it counts.
+    rows: int
+    bucket: int
+    _event: Any = None
+
+    def wait(self) -> None:
+        """Wait until the device has done it. On a CPU it already has."""
+        if self._event is not None:
+            self._event.synchronize()
+
+
+class Sampler:
+    """Runs steps on a folded UNet."""
+
+    def __init__(self, unet: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self._unet = unet
+        self._device = device
+        self._dtype = dtype
+
+    @torch.inference_mode()
+    def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
+        """Take every sample one step further with one UNet call, without waiting for the device.
+
+        ``bucket`` pads the call to that many rows. Where this raises (out of memory, say) no
+        sample has changed, so the step can be tried again in parts.
+        """
+        plan = _plan(samples, bucket)
+        numbers = self._sent(torch.tensor(plan.numbers, dtype=torch.float32))
+        history = torch.stack([sample._history for sample in samples])
+        inputs = history[:, 0] * _column(numbers[: len(samples), 0])
+        outputs = self._outputs(inputs, samples, plan, numbers)
+        moved = _moved(history, outputs, numbers[: len(samples), 1 : 1 + _TERMS])
+        for sample, own in zip(samples, moved.unbind(), strict=True):
+            sample._history = own
+            sample._position += 1
+        return Step(plan.rows, plan.bucket, self._event())
+
+    def _outputs(
+        self, inputs: Tensor, samples: Sequence[Sample], plan: "_Plan", numbers: Tensor
+    ) -> Tensor:
+        """Model outputs ``[N, C, h, w]``: each sample's rows through the UNet, summed by weight."""
+        indices = self._sent(torch.tensor(plan.sample_of_row + plan.rows_of_sample))
+        sample_of_row, rows_of_sample = indices[: plan.bucket], indices[plan.bucket :]
+        predictions = self._unet(
+            inputs.to(self._dtype)[sample_of_row].contiguous(memory_format=torch.channels_last),
+            numbers[: plan.bucket, -1],
+            encoder_hidden_states=_conditions(samples, plan),
+            return_dict=False,
+        )[0]
+        # A sample with fewer rows than another gathers its own first row again, with weight 0:
+        # numbers that are not finite stay within the sample that they come from.
+        own = predictions.float()[rows_of_sample].unflatten(0, (len(samples), -1))
+        return _weighted_sum(own, numbers[: len(samples), 1 + _TERMS : -1])
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, through pinned memory so that the copy does not wait for it."""
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+    def _event(self) -> Any:
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+_TERMS = SAMPLE_TERMS + OUTPUT_TERMS
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The plain numbers of a step, to be sent to the device in two copies.
+
+    ``numbers`` has a line for each sample (input scale, the solver's coefficients, the weights of
+    its rows), whose last column holds, line by line, the timestep of each *row*.
     """
 
-    latents: Tensor
-    timesteps: Tensor
-    conditions: Tensor
-    owners: Tensor
-    weights: Tensor
+    rows: int
+    bucket: int
+    numbers: list[list[float]]
+    sample_of_row: list[int]
+    rows_of_sample: list[int]
 
 
-def gather(samples: Sequence[Sample], bucket: int) -> Rows:
-    """The rows of all ``samples``, sample by sample."""
-    device = samples[0].samples.device
-    owners = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
-    padded = owners + owners[-1:] * (bucket - len(owners))
-    numbers = [
-        (sample.table.timesteps[sample.position], sample.table.input_scales[sample.position])
-        for sample in samples
-    ]
-    timesteps, scales = torch.tensor([numbers[i] for i in padded]).to(device, non_blocking=True).T
-    index = torch.tensor(padded).to(device, non_blocking=True)
-    conditions = torch.cat([sample.conditions for sample in samples])
-    filled = torch.cat([conditions, conditions[-1:].expand(bucket - len(owners), -1)])
-    latents = torch.stack([sample.latents for sample in samples])
-    return Rows(
-        latents[index] * scales.view(-1, 1, 1, 1),
-        timesteps,
-        filled.unsqueeze(1),
-        index[: len(owners)],
-        torch.tensor([w for sample in samples for w in sample.weights]).to(
-            device, non_blocking=True
-        ),
+def _plan(samples: Sequence[Sample], bucket: int | None) -> _Plan:
+    if len({sample.size for sample in samples}) != 1:
+        raise ValueError("a step takes one or more samples, all of one size")
+    if any(sample.steps_left == 0 for sample in samples):
+        raise ValueError("a sample without steps left cannot be stepped")
+    rows = sum(sample.rows for sample in samples)
+    padded = max(bucket or 0, rows)
+    most = max(sample.rows for sample in samples)
+    # Padding repeats the first row; nobody reads what comes out of it.
+    sample_of_row = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
+    sample_of_row += [0] * (padded - rows)
+    rows_of_sample, first = [], 0
+    for sample in samples:
+        rows_of_sample += [first + (k if k < sample.rows else 0) for k in range(most)]
+        first += sample.rows
+    numbers = [_numbers(sample, most) for sample in samples]
+    numbers += [[0.0] * (1 + _TERMS + most) for _ in range(padded - len(samples))]
+    for line, i in zip(numbers, sample_of_row, strict=True):
+        line.append(float(samples[i]._table.timesteps[samples[i]._position]))
+    return _Plan(rows, padded, numbers, sample_of_row, rows_of_sample)
+
+
+def _numbers(sample: Sample, most: int) -> list[float]:
+    table, i = sample._table, sample._position
+    weights = [row.weight for row in sample._conditions]
+    weights += [0.0] * (most - len(weights))
+    return [float(table.input_scales[i]), *table.coefficients[i].tolist(), *weights]
+
+
+def _conditions(samples: Sequence[Sample], plan: _Plan) -> Tensor:
+    """The folded conditions of all rows, ``[bucket, 1, channels]``."""
+    rows = [row.condition for sample in samples for row in sample._conditions]
+    return torch.stack(rows + [rows[0]] * (plan.bucket - plan.rows))
+
+
+def _moved(history: Tensor, outputs: Tensor, coefficients: Tensor) -> Tensor:
+    """The histories ``[N, terms − 1, C, h, w]`` after one multiply-add.
+
+    Of ``x[i], x[i−1], x[i−2], e[i], … e[i−3]``, the oldest of each kind makes room.
+    """
+    samples, earlier = history[:, :SAMPLE_TERMS], history[:, SAMPLE_TERMS:]
+    terms = torch.cat([samples, outputs[:, None], earlier], dim=1)
+    following = _weighted_sum(terms, coefficients)
+    return torch.cat(
+        [following[:, None], terms[:, : SAMPLE_TERMS - 1], terms[:, SAMPLE_TERMS:-1]], 1
     )
 
 
-def advance(samples: Sequence[Sample], rows: Rows, predicted: Tensor) -> None:
-    """Move every sample one step on, given the UNet's output ``[bucket, C, h, w]`` for ``rows``."""
-    count = len(rows.owners)
-    weighted = predicted[:count].float() * rows.weights.view(-1, 1, 1, 1)
-    shape = (len(samples), *predicted.shape[1:])
-    output = weighted.new_zeros(shape).index_add_(0, rows.owners, weighted)
-    past = torch.stack([torch.cat([sample.samples, sample.outputs]) for sample in samples])
-    terms = torch.cat([past[:, :SAMPLE_TERMS], output[:, None], past[:, SAMPLE_TERMS:]], dim=1)
-    coefficients = torch.stack(
-        [torch.from_numpy(sample.table.coefficients[sample.position]) for sample in samples]
-    ).to(predicted.device, non_blocking=True)
-    # A sum of products rather than a matrix product: CUDA may round those to TF32.
-    following = (terms * coefficients[..., None, None, None]).sum(dim=1)
-    kept_samples = torch.cat([following[:, None], terms[:, : SAMPLE_TERMS - 1]], dim=1)
-    kept_outputs = terms[:, SAMPLE_TERMS:-1]
-    for i, sample in enumerate(samples):
-        sample.samples, sample.outputs = kept_samples[i], kept_outputs[i]
-        sample.position += 1
+def _weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
+    """``[N, K, …]`` and ``[N, K]`` to ``[N, …]``, each element summed in the order of K.
+
+    A reduction or a matrix product may sum in another order when N changes, and so in the last bit
+    let a picture depend on its company.
+    """
+    return reduce(torch.add, (terms * weights[:, :, None, None, None]).unbind(1))
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

@@ -119,6 +119,14 @@ def test_missing_weights_are_named_not_drawn_at_random(folder: Path) -> None:
             load(copy)
 
 
+def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
+    unet = load(folder).unet
+    unet.conv_in.weight[0, 0, 0, 0] = float("nan")
+    unet.save_pretrained(folder / "unet")
+    with pytest.raises(CheckpointError, match=r"not finite, conv_in\.weight"):
+        load(folder)
+
+
 def test_weights_that_are_cut_short_are_refused(folder: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])

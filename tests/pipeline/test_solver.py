@@ -71,7 +71,7 @@ def test_clipping_and_thresholding_are_ignored_because_latents_are_no_pictures(
 
 def test_what_is_no_recurrence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def crooked(_: Any, output: Tensor, timestep: int, sample: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(prev_sample=sample**2 + output.flip(0))
+        return SimpleNamespace(prev_sample=sample**2 + output.flip(1))
 
     monkeypatch.setattr(diffusers.DDIMScheduler, "step", crooked)
     with pytest.raises(CheckpointError, match="no linear recurrence"):
