@@ -10,6 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
+from app.api.service import RETRY_NOT_READY
+from app.errors import NotReady
 from app.metrics import Metrics
 
 HEADER = "x-request-id"
@@ -45,7 +47,8 @@ class Access:
         except asyncio.CancelledError:  # only a stop by force cancels a whole request
             if exchange.status is not None:
                 raise
-            await problems.problem(scope, 503, "The service is stopping")(scope, receive, send)
+            stopping = NotReady("The service is stopping", retry_after=RETRY_NOT_READY)
+            await problems.of_error(scope, stopping)(scope, receive, send)
         except Exception:
             logger.exception("unexpected error in request %s", exchange.request_id)
             if exchange.status is not None:

@@ -73,7 +73,15 @@ _DESCRIPTIONS = {
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of these problems, for a route's ``responses``."""
-    return {status: {"description": _DESCRIPTIONS[status], "model": Problem} for status in statuses}
+    return {status: _documentation(status) for status in statuses}
+
+
+def _documentation(status: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {"description": _DESCRIPTIONS[status], "model": Problem}
+    if status in (429, 503):
+        seconds = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
+        entry["headers"] = {"Retry-After": seconds}
+    return entry
 
 
 def install(app: FastAPI) -> None:

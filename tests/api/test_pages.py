@@ -75,6 +75,7 @@ def test_every_status_of_the_issue_is_documented_as_a_problem(operation: dict[st
         if status != "200":
             (media_type,) = response["content"]
             assert media_type == "application/problem+json"
+            assert ("Retry-After" in response.get("headers", {})) == (status in ("429", "503"))
 
 
 def test_the_document_shows_the_form_as_a_browser_can_send_it(

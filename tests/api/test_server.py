@@ -83,6 +83,7 @@ def test_a_second_signal_ends_it_at_once_and_tells_who_still_waits(
     eventually(lambda: refuses_connections(service.url))
     service.signal(signal.SIGINT)
     assert_problem(held.result(), 503)
+    assert int(held.result().headers["retry-after"]) >= 1
     service.assert_clean_end()
 
 
