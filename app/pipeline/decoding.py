@@ -50,8 +50,7 @@ class Decoder:
     def _images(self, latents: Tensor) -> Tensor:
         """``[N, C, h, w]`` latents to ``[N, 3, H, W]`` in [0, 1], or NaN where they are broken."""
         scaled = latents / self._vae.config.scaling_factor
-        weight = self._vae.post_quant_conv or self._vae.decoder.conv_in
-        scaled = scaled.to(weight.weight.dtype, memory_format=torch.channels_last)
+        scaled = scaled.to(self._vae.dtype, memory_format=torch.channels_last)
         image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
         return (image / 2 + 0.5).clamp(0, 1)
 

@@ -16,16 +16,26 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[int]:
     """Parts this small lose more to a second thread than they gain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    yield threads
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def all_threads(one_thread: int) -> Iterator[None]:
+    """As many threads as torch takes by itself, which is what OMP_NUM_THREADS says."""
+    torch.set_num_threads(one_thread)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
+    """Every device there is. What is equal in float32 is not in TF32, which CUDA would take."""
+    torch.backends.cudnn.allow_tf32 = False
     return str(request.param)
 
 

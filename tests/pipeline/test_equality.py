@@ -1,7 +1,6 @@
 """Equal to diffusers' pipeline, up to rounding, alone and in company."""
 
 import gc
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,6 +223,7 @@ class TestBuiltInCheckpoint:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_threads")
 def test_the_full_size_architecture_from_pickles(
     tmp_path: Path, device: str, draw: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,7 +231,6 @@ def test_the_full_size_architecture_from_pickles(
 
     PNDM and DPM-Solver++ alone, then both and a third in one batch that they join one by one.
     """
-    torch.set_num_threads(os.cpu_count() or 1)
     folder = make_checkpoint(tmp_path / "sd1", kind="sd1", safetensors=False)
     size = (512, 512)
     wanted = [
