@@ -7,6 +7,7 @@ restricted unpickler only.
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 
 from app.errors import CheckpointError
 from app.parameters import Scheduler
+
+# The main weights, whole or in shards; not variants such as `model.fp16` or `….non_ema`.
+WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(bin|safetensors)(\.index\.json)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
     try:
         module, report = kind.from_pretrained(
             str(path),
-            use_safetensors=any(path.glob("*.safetensors")),
+            use_safetensors=any(WEIGHTS.fullmatch(p.name) for p in path.glob("*.safetensors")),
             local_files_only=True,
             output_loading_info=True,
             **(

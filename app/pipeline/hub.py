@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
 
 from app.errors import CheckpointError
+from app.pipeline.checkpoint import WEIGHTS
 from app.pipeline.known import DEMO, DEMO_FOLDER
 
 Report = Callable[[str, float | None], None]
@@ -18,10 +19,6 @@ Report = Callable[[str, float | None], None]
 PARTS = ("unet", "vae", "image_encoder", "safety_checker", "feature_extractor", "scheduler")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# The main weights, whole or in shards; not variants such as `model.fp16` or `….non_ema`.
-_WEIGHTS = re.compile(
-    r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(bin|safetensors)(\.index\.json)?"
-)
 
 
 def find_checkpoint(
@@ -62,20 +59,23 @@ def _is_read(path: str, parts: Sequence[str]) -> bool:
     part, _, name = path.partition("/")
     if part not in parts:
         return False
-    return name.endswith("config.json") or _WEIGHTS.fullmatch(name) is not None
+    return name.endswith("config.json") or WEIGHTS.fullmatch(name) is not None
 
 
 def _fetch(repository: str, revision: str | None, report: Report, parts: Sequence[str]) -> Path:
     report("downloading", None)
+    # What is caught are the errors of whichever HTTP client this version of the library uses.
     try:
         sizes = _sizes(repository, revision, parts)
-        bar = _reporting_bar(sum(sizes.values()), report)
+    except Exception as error:
+        return _fetched_before(repository, revision, error)
+    bar = _reporting_bar(sum(sizes.values()), report)
+    try:
         path = snapshot_download(
             repository, revision=revision, allow_patterns=list(sizes), tqdm_class=bar
         )
     except Exception as error:
-        # The errors of whichever HTTP client this version of the hub's library uses.
-        return _fetched_before(repository, revision, error)
+        raise _not_fetched(repository, revision, error) from error
     return Path(path)
 
 
@@ -89,15 +89,14 @@ def _sizes(repository: str, revision: str | None, parts: Sequence[str]) -> dict[
 def _fetched_before(repository: str, revision: str | None, error: Exception) -> Path:
     index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
     if not isinstance(index, str):
-        at = f" at revision {revision!r}" if revision else ""
-        raise CheckpointError(
-            f"{repository}{at} cannot be fetched from the hub: {_first_line(error)}"
-        ) from error
+        raise _not_fetched(repository, revision, error) from error
     return Path(index).parent
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+def _not_fetched(repository: str, revision: str | None, error: Exception) -> CheckpointError:
+    at = f" at revision {revision!r}" if revision else ""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    return CheckpointError(f"{repository}{at} cannot be fetched from the hub: {reason}")
 
 
 def _reporting_bar(total: int, report: Report) -> type[Any]:

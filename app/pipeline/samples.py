@@ -7,6 +7,7 @@ history. Samples may be at different steps, of different solvers and of differen
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -91,30 +92,28 @@ class Sampler:
         plan = _plan(samples, bucket)
         numbers = self._sent(torch.tensor(plan.numbers, dtype=torch.float32))
         history = torch.stack([sample._history for sample in samples])
-        inputs = history[:, 0] * _column(numbers[: len(samples), 0])
-        outputs = self._outputs(inputs, samples, plan, numbers)
-        moved = _moved(history, outputs, numbers[: len(samples), 1 : 1 + _TERMS])
+        scales, coefficients, weights = numbers[:, 0], numbers[:, 1:_WEIGHTS], numbers[:, _WEIGHTS:]
+        inputs = history[:, 0] * scales[:, None, None, None]
+        outputs = self._outputs(inputs, samples, plan, weights)
+        moved = _moved(history, outputs, coefficients)
         for sample, own in zip(samples, moved.unbind(), strict=True):
             sample._history = own
             sample._position += 1
         return Step(plan.rows, plan.bucket, self._event())
 
     def _outputs(
-        self, inputs: Tensor, samples: Sequence[Sample], plan: "_Plan", numbers: Tensor
+        self, inputs: Tensor, samples: Sequence[Sample], plan: "_Plan", weights: Tensor
     ) -> Tensor:
         """Model outputs ``[N, C, h, w]``: each sample's rows through the UNet, summed by weight."""
-        indices = self._sent(torch.tensor(plan.sample_of_row + plan.rows_of_sample))
-        sample_of_row, rows_of_sample = indices[: plan.bucket], indices[plan.bucket :]
+        latents = inputs.to(self._dtype)[self._sent(torch.tensor(plan.sample_of_row))]
         predictions = self._unet(
-            inputs.to(self._dtype)[sample_of_row].contiguous(memory_format=torch.channels_last),
-            numbers[: plan.bucket, -1],
+            latents.contiguous(memory_format=torch.channels_last),
+            self._sent(torch.tensor(plan.timesteps, dtype=torch.float32)),
             encoder_hidden_states=_conditions(samples, plan),
             return_dict=False,
         )[0]
-        # A sample with fewer rows than another gathers its own first row again, with weight 0:
-        # numbers that are not finite stay within the sample that they come from.
-        own = predictions.float()[rows_of_sample].unflatten(0, (len(samples), -1))
-        return _weighted_sum(own, numbers[: len(samples), 1 + _TERMS : -1])
+        own = predictions.float()[self._sent(torch.tensor(plan.rows_of_sample))]
+        return _weighted_sum(own, weights)
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """A copy on the device, through pinned memory so that the copy does not wait for it."""
@@ -130,51 +129,65 @@ class Sampler:
         return event
 
 
-_TERMS = SAMPLE_TERMS + OUTPUT_TERMS
+# In a line of a plan's numbers: the input scale, the solver's coefficients, then the weights.
+_WEIGHTS = 1 + SAMPLE_TERMS + OUTPUT_TERMS
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The plain numbers of a step, to be sent to the device in two copies.
+    """The plain numbers of a step, to be sent to the device.
 
-    ``numbers`` has a line for each sample (input scale, the solver's coefficients, the weights of
-    its rows), whose last column holds, line by line, the timestep of each *row*.
+    ``numbers`` has a line for each sample; ``sample_of_row`` and ``timesteps`` an entry for each
+    row of the bucket, padding included; ``rows_of_sample`` for each sample as many rows as the one
+    with the most has. The missing are the sample's own first row again, with weight 0: numbers
+    that are not finite stay within the sample that they come from.
     """
 
     rows: int
     bucket: int
     numbers: list[list[float]]
+    timesteps: list[float]
     sample_of_row: list[int]
-    rows_of_sample: list[int]
+    rows_of_sample: list[list[int]]
 
 
 def _plan(samples: Sequence[Sample], bucket: int | None) -> _Plan:
+    _check(samples)
+    rows = sum(sample.rows for sample in samples)
+    most = max(sample.rows for sample in samples)
+    owners = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
+    # Padding repeats the first sample's input; nobody reads what comes out of it.
+    owners += [0] * ((bucket or 0) - rows)
+    timesteps = [float(s._table.timesteps[s._position]) for s in samples]
+    return _Plan(
+        rows,
+        len(owners),
+        [_numbers(sample, most) for sample in samples],
+        [timesteps[i] for i in owners],
+        owners,
+        _rows_of_sample(samples, most),
+    )
+
+
+def _check(samples: Sequence[Sample]) -> None:
     if len({sample.size for sample in samples}) != 1:
         raise ValueError("a step takes one or more samples, all of one size")
     if any(sample.steps_left == 0 for sample in samples):
         raise ValueError("a sample without steps left cannot be stepped")
-    rows = sum(sample.rows for sample in samples)
-    padded = max(bucket or 0, rows)
-    most = max(sample.rows for sample in samples)
-    # Padding repeats the first row; nobody reads what comes out of it.
-    sample_of_row = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
-    sample_of_row += [0] * (padded - rows)
-    rows_of_sample, first = [], 0
-    for sample in samples:
-        rows_of_sample += [first + (k if k < sample.rows else 0) for k in range(most)]
-        first += sample.rows
-    numbers = [_numbers(sample, most) for sample in samples]
-    numbers += [[0.0] * (1 + _TERMS + most) for _ in range(padded - len(samples))]
-    for line, i in zip(numbers, sample_of_row, strict=True):
-        line.append(float(samples[i]._table.timesteps[samples[i]._position]))
-    return _Plan(rows, padded, numbers, sample_of_row, rows_of_sample)
 
 
 def _numbers(sample: Sample, most: int) -> list[float]:
     table, i = sample._table, sample._position
-    weights = [row.weight for row in sample._conditions]
-    weights += [0.0] * (most - len(weights))
+    weights = [row.weight for row in sample._conditions] + [0.0] * (most - sample.rows)
     return [float(table.input_scales[i]), *table.coefficients[i].tolist(), *weights]
+
+
+def _rows_of_sample(samples: Sequence[Sample], most: int) -> list[list[int]]:
+    firsts = accumulate((sample.rows for sample in samples), initial=0)
+    return [
+        [first + (k if k < sample.rows else 0) for k in range(most)]
+        for sample, first in zip(samples, firsts, strict=False)
+    ]
 
 
 def _conditions(samples: Sequence[Sample], plan: _Plan) -> Tensor:
@@ -203,7 +216,3 @@ def _weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
     let a picture depend on its company.
     """
     return reduce(torch.add, (terms * weights[:, :, None, None, None]).unbind(1))
-
-
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None]

@@ -40,6 +40,12 @@ def test_pickles_under_the_names_of_2022_give_the_weights_that_safetensors_give(
         assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
+def test_a_half_precision_variant_beside_pickles_is_left_alone(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "pickled", safetensors=False)
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"nothing")
+    load(folder)
+
+
 class Malicious:
     """Touches a file when it is unpickled."""
 
