@@ -40,6 +40,18 @@ TARGETS = {
 
 MOST_FALSE_ALARMS = 0.02
 
+_WORDS = {
+    "retrieval_top1": "a variation's embedding finds its own input first among all",
+    "kind": "the judge finds the input's kind of thing in the variation",
+    "hue": "… its colour",
+    "background": "… the background's colour",
+    "count": "… the number of things",
+    "texture": "… the background's texture",
+    "seed_to_input_distance": "pixel distance between seeds, over that between inputs",
+    "blocked_flagged": "variations of the blocked kind that are flagged",
+    "false_alarms": "variations of other kinds that are flagged",
+}
+
 _DRAWING_SEED = 2026
 _SEEDS_EACH = 2
 _CHUNK = 16
@@ -95,6 +107,16 @@ def missed(figures: dict[str, float]) -> list[str]:
     """The names of the figures that fall short of their targets."""
     short = [name for name, least in TARGETS.items() if figures[name] < least]
     return short + ["false_alarms"] * (figures["false_alarms"] > MOST_FALSE_ALARMS)
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures beside their targets, as Markdown."""
+    wanted = {name: f"≥ {least:.0%}" for name, least in TARGETS.items()}
+    wanted |= {"false_alarms": f"≤ {MOST_FALSE_ALARMS:.0%}"}
+    rows = ["| | measured | target |", "|---|---|---|"]
+    for name, words in _WORDS.items():
+        rows.append(f"| {words} | {figures[name]:.1%} | {wanted.get(name, '')} |")
+    return "\n".join(rows)
 
 
 def _load(folder: Path) -> Pipeline:
