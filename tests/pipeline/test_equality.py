@@ -1,7 +1,8 @@
 """Equal to diffusers' pipeline, up to rounding, alone and in company."""
 
 import gc
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,23 +223,42 @@ class TestBuiltInCheckpoint:
             assert_equal(demo, demo_reference, request.picture, request.parameters, request.samples)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_in_float16_pictures_stay_within_two_levels_on_average(
+    tiny_folder: Path, draw: Draw
+) -> None:
+    pipeline = Pipeline.load(str(tiny_folder), device="cuda", dtype="float16")
+    reference = Reference(tiny_folder, "cuda")
+    wanted = parameters(Scheduler.PNDM, n=4)
+    expected, _ = reference.pictures(reference.latents(draw(1), wanted))
+    for ours, theirs in zip(pipeline.generate(draw(1), wanted), expected, strict=True):
+        assert ours.picture is not None
+        assert np.abs(ours.picture.astype(int) - theirs.astype(int)).mean() < 2
+
+
+@pytest.fixture
+def full_size() -> Iterator[Path]:
+    """Gone after the test: pytest would keep the 6 GB of its last three runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield make_checkpoint(Path(folder), kind="sd1", safetensors=False)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_threads")
 def test_the_full_size_architecture_from_pickles(
-    tmp_path: Path, device: str, draw: Draw, capsys: pytest.CaptureFixture[str]
+    full_size: Path, device: str, draw: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stable Diffusion 1 at 512×512 with random weights in the hub's layout: 10 GB, many minutes.
 
     PNDM and DPM-Solver++ alone, then both and a third in one batch that they join one by one.
     """
-    folder = make_checkpoint(tmp_path / "sd1", kind="sd1", safetensors=False)
     size = (512, 512)
     wanted = [
         parameters(Scheduler.PNDM, steps=4, size=size, seed=1),
         parameters(Scheduler.DPMSOLVER, steps=4, size=size, seed=2),
         parameters(Scheduler.EULER, guidance=1.0, steps=2, size=size, seed=3),
     ]
-    pipeline = Pipeline.load(str(folder), device=device, dtype="float32")
+    pipeline = Pipeline.load(str(full_size), device=device, dtype="float32")
     alone = [Request(0, each, draw(i)) for i, each in enumerate(wanted[:2])]
     for request in alone:
         run_mixed(pipeline, [request])
@@ -248,7 +268,7 @@ def test_the_full_size_architecture_from_pickles(
     # Both at once would take twice the memory.
     del pipeline
     gc.collect()
-    reference = Reference(folder, device)
+    reference = Reference(full_size, device)
     for i, request in enumerate(mixed):
         expected = reference.latents(request.picture, request.parameters)
         together = assert_latents_equal(request.samples, expected)
