@@ -3,7 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Pipeline:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        attention_slicing: Literal["off", "auto", "max"] | str = "off",
+        attention_slicing: str = "off",
         vae_slicing: bool = False,
         safety_checker: bool = True,
         sizes: tuple[Size, ...] = (),
@@ -74,8 +75,10 @@ class Pipeline:
         """Load ``model``: ``demo``, a folder, or a hub id (downloaded if it is not here).
 
         ``sizes`` are the ``(width, height)`` in pixels to offer, the default first; empty means
-        the checkpoint's own. ``progress`` is told ``("downloading", fraction)`` and
-        ``("loading", None)``. Raises :class:`CheckpointError` where this cannot be served.
+        the checkpoint's own. ``attention_slicing`` is ``off``, ``auto`` or ``max``, as diffusers'
+        ``set_attention_slice`` takes it: less memory, slower. ``progress`` is told
+        ``("downloading", fraction)`` and ``("loading", None)``. Raises :class:`CheckpointError`
+        where this cannot be served.
         """
         report = progress or (lambda stage, fraction: None)
         defaults = known(model)
@@ -87,7 +90,8 @@ class Pipeline:
         report("loading", None)
         parts = load_parts(folder, dtypes, safety_checker)
         info = ModelInfo(
-            id=model,
+            # A folder by its name alone: answers tell nobody how this machine is laid out.
+            id=Path(model).resolve().name if Path(model).is_dir() else model,
             revision=revision or defaults.revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,

@@ -38,7 +38,7 @@ class Preprocessing:
 
         Bicubic on floats and not clamped afterwards, as torchvision's ``Resize`` of a tensor.
         """
-        image = torch.from_numpy(np.ascontiguousarray(picture)).to(device)
+        image = torch.from_numpy(np.require(picture, requirements=["C", "W"])).to(device)
         image = image.permute(2, 0, 1)[None].float() / 255
         image = self._fitted(image, fit)
         size = (self.pixels, self.pixels)
