@@ -193,7 +193,7 @@ class Supervisor:
         self._start = replace(self._start, step_seconds=ready.step_seconds)
         self._backoff = _backoff()
         self._enter("ready", "ready")
-        logger.info("Ready: %s, at most %d rows in a step", ready.model.id, ready.max_rows)
+        logger.debug("Ready: %s, at most %d rows in a step", ready.model.id, ready.max_rows)
 
     def _give_up(self, reason: str) -> None:
         logger.error("The worker cannot be started: %s", reason)

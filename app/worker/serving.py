@@ -51,7 +51,7 @@ def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
     pipeline = _load(start, send)
     send(Loading("warming up"))
     knee = warm_up(pipeline, start)
-    logger.info(
+    logger.debug(
         "Seconds of a step by rows: %s; at most %d rows", _rounded(knee.step_seconds), knee.cap
     )
     batcher = Batcher(buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket))
