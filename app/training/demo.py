@@ -22,16 +22,16 @@ from app.training.judge import train_judge
 from app.training.loop import Progress, Recipe
 from app.training.safety import train_safety_checker
 
-ENCODER = Recipe(steps=5000, batch=128, learning_rate=1e-3, warmup=0.03, cooldown=0.35)
+ENCODER = Recipe(steps=2800, batch=128, learning_rate=1e-3, warmup=0.03, cooldown=0.35)
 AUTOENCODER = Recipe(
-    steps=2600, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
+    steps=2400, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
 )
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
 DENOISER_ON_CODES = Recipe(
-    steps=5000, batch=32, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
+    steps=5000, batch=48, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
 )
 DENOISER = Recipe(
-    steps=3000, batch=32, learning_rate=1e-3, warmup=0.01, cooldown=0.99, ema_decay=0.999
+    steps=3000, batch=48, learning_rate=1e-3, warmup=0.01, cooldown=0.99, ema_decay=0.999
 )
 JUDGE = Recipe(steps=1200, batch=64, learning_rate=2e-3)
 
@@ -42,7 +42,7 @@ class Plan:
 
     pairs: int = 30_000
     denoiser_width: int = 24
-    denoiser_pairs: int = 15_000
+    denoiser_pairs: int = 8_000
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
     safety: Recipe = field(default=SAFETY)
