@@ -236,7 +236,7 @@ def test_in_float16_pictures_stay_within_two_levels_on_average(
         assert np.abs(ours.picture.astype(int) - theirs.astype(int)).mean() < 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full_size() -> Iterator[Path]:
     """Gone after the test: pytest would keep the 6 GB of its last three runs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -245,20 +245,21 @@ def full_size() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_threads")
+@pytest.mark.parametrize("side", [64, 512])
 def test_the_full_size_architecture_from_pickles(
-    full_size: Path, device: str, draw: Draw, capsys: pytest.CaptureFixture[str]
+    full_size: Path, device: str, draw: Draw, side: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stable Diffusion 1 at 512×512 with random weights in the hub's layout: 10 GB, many minutes.
+    """Stable Diffusion 1 with random weights in the hub's layout: 10 GB; many minutes at 512×512.
 
     PNDM and DPM-Solver++ alone, then both and a third in one batch that they join one by one.
     """
-    size = (512, 512)
+    size = (side, side)
     wanted = [
         parameters(Scheduler.PNDM, steps=4, size=size, seed=1),
         parameters(Scheduler.DPMSOLVER, steps=4, size=size, seed=2),
         parameters(Scheduler.EULER, guidance=1.0, steps=2, size=size, seed=3),
     ]
-    pipeline = Pipeline.load(str(full_size), device=device, dtype="float32")
+    pipeline = Pipeline.load(str(full_size), device=device, dtype="float32", sizes=(size,))
     alone = [Request(0, each, draw(i)) for i, each in enumerate(wanted[:2])]
     for request in alone:
         run_mixed(pipeline, [request])

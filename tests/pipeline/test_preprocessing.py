@@ -84,6 +84,12 @@ def test_the_smallest_pictures_pass(fit: Fit, shape: tuple[int, int]) -> None:
     assert given.isfinite().all()
 
 
+def test_a_long_thin_picture_is_padded_without_a_square_of_its_length() -> None:
+    """A square of 60,000 by 60,000 would be 43 GB: more than a machine that runs this has."""
+    given = preprocessing()(np.zeros((1, 60_000, 3), np.uint8), Fit.PAD)
+    assert given.shape == (1, 3, 32, 32)
+
+
 def test_a_square_picture_is_the_same_whatever_the_fit(draw: Draw) -> None:
     square = draw(5)[:, :50].copy()
     squashed, cropped, padded = (preprocessing()(square, fit) for fit in Fit)
