@@ -1,7 +1,19 @@
 """Self-hosted image variations: a picture in, variations of it out.
 
-The way of a request: :mod:`app.api` (HTTP) → :mod:`app.engine` (queue, batcher, supervisor)
-→ one pipe → :mod:`app.worker` (the process that owns the device) → :mod:`app.pipeline` (torch).
+The way of a request, through two processes::
+
+    the API process, which never imports torch
+        api          HTTP: admits a request, decodes its picture, writes the answer
+        engine       its supervisor keeps the worker alive and hands it the request
+    ── one pipe, plain data (engine.messages): Submit, Cancel → ← Encoded, Done, Failed ──
+    the worker process, which owns the device
+        worker       a loop: receive, encode, step, decode, report; requests queue here
+        (engine)     its batcher says before each step which samples take part
+        pipeline     torch: checkpoint, encoder, folded UNet, solver tables, VAE, safety checker
+
+The picture's pixels are dropped on both sides once it is encoded. Beside the way stand
+``parameters`` and ``errors`` (what all share), ``settings`` (the only reader of the environment),
+``metrics`` (every Prometheus object), ``cli`` and ``training`` (which makes ``checkpoints/demo``).
 """
 
 from importlib.metadata import PackageNotFoundError, version

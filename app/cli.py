@@ -3,7 +3,6 @@
 Every command imports what it needs when it runs, so that ``serve`` never loads torch.
 """
 
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,24 +80,29 @@ def generate(
 
     The model and device are those of the settings (VARIATIONS_MODEL and so on).
     """
+    from app.api.resolving import resolve  # noqa: PLC0415
+    from app.api.schemas import VariationsForm  # noqa: PLC0415
+
     settings = _settings()
     try:
         pipeline = _load(settings)
-        model = pipeline.model
-        width, height = model.sizes[0]
-        parameters = Parameters(
-            n=n,
-            guidance_scale=model.guidance_scale if guidance_scale is None else guidance_scale,
-            num_inference_steps=steps or model.num_inference_steps,
-            scheduler=scheduler or model.scheduler,
-            seed=secrets.randbelow(MAX_SEED - n) if seed is None else seed,
-            width=width,
-            height=height,
-            fit=fit or model.fit,
+        parameters = resolve(
+            VariationsForm.model_construct(
+                n=n,
+                guidance_scale=guidance_scale,
+                num_inference_steps=steps,
+                scheduler=scheduler,
+                seed=seed,
+                fit=fit,
+            ),
+            pipeline.model,
         )
         _generate(pipeline, photo, settings.max_pixels, parameters, out)
     except VariationsError as error:
         typer.echo(f"{error.title}: {error.message}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"{error.filename}: {error.strerror}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -118,18 +122,28 @@ def _settings(**given: Any) -> "Settings":
 
 
 def _load(settings: "Settings") -> "Pipeline":
+    from rich.progress import Progress  # noqa: PLC0415
+
     from app.pipeline import Pipeline  # noqa: PLC0415
 
-    return Pipeline.load(
-        settings.model,
-        revision=settings.revision,
-        device=settings.device,
-        dtype=settings.dtype,
-        attention_slicing=settings.attention_slicing,
-        vae_slicing=settings.vae_slicing,
-        safety_checker=settings.safety_checker == "on",
-        sizes=settings.sizes,
-    )
+    with Progress(transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def report(stage: str, fraction: float | None) -> None:
+            total = None if fraction is None else 1.0
+            bar.update(task, description=stage, completed=fraction or 0, total=total)
+
+        return Pipeline.load(
+            settings.model,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            attention_slicing=settings.attention_slicing,
+            vae_slicing=settings.vae_slicing,
+            safety_checker=settings.safety_checker == "on",
+            sizes=settings.sizes,
+            progress=report,
+        )
 
 
 def _generate(
@@ -141,17 +155,21 @@ def _generate(
     from app.api.uploads import decode  # noqa: PLC0415
 
     picture = decode(photo.read_bytes(), max_pixels=max_pixels)
+    out.mkdir(parents=True, exist_ok=True)
     with Progress(transient=True) as bar:
         task = bar.add_task(f"{parameters.n} variations of {photo.name}")
         pictures = pipeline.generate(
             picture, parameters, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    out.mkdir(parents=True, exist_ok=True)
+    missing = 0
     for index, decoded in enumerate(pictures):
         seed = parameters.seed + index
         if decoded.picture is None:
-            typer.echo(f"seed {seed}: {decoded.error or 'stopped by the safety checker'}")
+            typer.echo(f"seed {seed}: {decoded.error or 'stopped by the safety checker'}", err=True)
+            missing += 1
             continue
         path = out / f"{photo.stem}-{seed}.png"
         Image.fromarray(decoded.picture).save(path)
         typer.echo(str(path))
+    if missing == len(pictures):
+        raise typer.Exit(1)

@@ -15,6 +15,7 @@
     ├── GenerationFailed         accepted, but this request's pictures could not be made
     ├── WorkerDied               accepted, but the worker ended before it was done
     └── CheckpointError          the checkpoint cannot be served; starting is no use
+        └── CheckpointUnavailable  it cannot be fetched now; it may be later
 """
 
 
@@ -109,3 +110,9 @@ class CheckpointError(VariationsError):
     """The checkpoint cannot be served: missing, unsafe, or of another kind."""
 
     title = "The checkpoint cannot be served"
+
+
+class CheckpointUnavailable(CheckpointError):
+    """The hub does not answer, or not well; the checkpoint may be had later."""
+
+    title = "The checkpoint cannot be fetched now"

@@ -21,7 +21,8 @@ class Settings(BaseSettings):
         description="Revision of a hub checkpoint; empty takes the known one, else `main`.",
     )
     device: str = Field(
-        default="auto", description="`auto` (CUDA if there is one), `cpu`, `cuda:1`, …"
+        default="auto",
+        description="`cpu`, `cuda`, `cuda:1`, …; `auto` is the CPU until CUDA has been tried.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

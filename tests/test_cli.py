@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from app import __version__
 from app.cli import app
+from app.parameters import MAX_SEED
 
 
 @pytest.fixture
@@ -64,6 +65,18 @@ def test_a_wrong_setting_is_named(photo: Path, monkeypatch: pytest.MonkeyPatch) 
     result = run("generate", photo)
     assert result.exit_code == 2
     assert "VARIATIONS_DTYPE" in result.output
+
+
+def test_the_last_seed_must_exist_too(photo: Path) -> None:
+    result = run("generate", photo, "-n", 2, "--seed", MAX_SEED)
+    assert result.exit_code == 1
+    assert f"at most {MAX_SEED - 1}" in result.output
+
+
+def test_a_folder_that_cannot_be_made_is_named(photo: Path) -> None:
+    result = run("generate", photo, "-o", photo / "below-a-file")
+    assert result.exit_code == 1
+    assert "below-a-file" in result.output
 
 
 def test_version() -> None:

@@ -61,6 +61,7 @@ def start_message(settings: Settings) -> Start:
         sizes=settings.sizes,
         max_rows=None if settings.max_rows == "auto" else settings.max_rows,
         fixed_bucket=settings.fixed_bucket,
+        log_level=settings.log_level,
     )
 
 

@@ -19,6 +19,7 @@ from app.api.schemas import FieldProblem, Problem, VariationsForm
 from app.errors import (
     BadInput,
     CheckpointError,
+    CheckpointUnavailable,
     DeadlineExceeded,
     FormatNotAllowed,
     GenerationFailed,
@@ -57,6 +58,7 @@ STATUS: dict[type[VariationsError], int] = {
     GenerationFailed: 500,
     WorkerDied: 503,
     CheckpointError: 503,
+    CheckpointUnavailable: 503,
 }
 
 _DESCRIPTIONS = {

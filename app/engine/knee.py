@@ -30,7 +30,7 @@ def find_knee(seconds_of_step: Callable[[int], float], largest: int = LARGEST_CA
         seconds = seconds_of_step(bucket)
         if math.isfinite(seconds):
             table[bucket] = seconds
-        if bucket / seconds < LEAST_GAIN * cap / table[cap]:
+        if bucket / seconds < LEAST_GAIN * cap / table[cap] or math.isinf(seconds):
             break
         cap = bucket
     return Knee(cap, table)

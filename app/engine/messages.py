@@ -38,6 +38,7 @@ class Start:
     sizes: tuple[tuple[int, int], ...]
     max_rows: int | None
     fixed_bucket: bool
+    log_level: str = "info"
     step_seconds: dict[int, float] = field(default_factory=dict)
 
 

@@ -176,6 +176,8 @@ class Supervisor:
     # What the worker says
 
     def _receive(self, message: FromWorker) -> None:
+        if self.state.phase == "stopped":  # sent before the worker heard of it
+            return
         match message:
             case Loading(stage, fraction):
                 self._enter("starting", stage, fraction)
@@ -193,7 +195,7 @@ class Supervisor:
         self._start = replace(self._start, step_seconds=ready.step_seconds)
         self._backoff = _backoff()
         self._enter("ready", "ready")
-        logger.debug("Ready: %s, at most %d rows in a step", ready.model.id, ready.max_rows)
+        logger.info("Ready: %s, at most %d rows in a step", ready.model.id, ready.max_rows)
 
     def _give_up(self, reason: str) -> None:
         logger.error("The worker cannot be started: %s", reason)

@@ -48,11 +48,11 @@ class Decoder:
         return decoded
 
     def _images(self, latents: Tensor) -> Tensor:
-        """``[N, C, h, w]`` latents to ``[N, 3, H, W]`` in [0, 1], or NaN where they are broken."""
+        """``[N, C, h, w]`` latents to ``[N, 3, H, W]`` in about [0, 1]."""
         scaled = latents / self._vae.config.scaling_factor
         scaled = scaled.to(self._vae.dtype, memory_format=torch.channels_last)
         image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
-        return (image / 2 + 0.5).clamp(0, 1)
+        return image / 2 + 0.5
 
     def _verdicts(self, pictures: list[NDArray[np.uint8]]) -> list[Verdict]:
         if self._safety is None or not pictures:
@@ -61,8 +61,8 @@ class Decoder:
 
 
 def _rounded(image: Tensor) -> NDArray[np.uint8]:
-    """``[3, H, W]`` in [0, 1] to 8 bits, rounded as diffusers' ``numpy_to_pil`` rounds."""
-    scaled: NDArray[np.float32] = image.permute(1, 2, 0).float().cpu().numpy() * 255
+    """``[3, H, W]`` clamped to [0, 1], to 8 bits, rounded as diffusers' ``numpy_to_pil``."""
+    scaled: NDArray[np.float32] = image.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy() * 255
     return np.ascontiguousarray(scaled.round().astype(np.uint8))
 
 

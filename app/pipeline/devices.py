@@ -1,11 +1,14 @@
 """Which device, and which numbers on it."""
 
+import logging
 from pathlib import Path
 
 import torch
 
 from app.errors import CheckpointError
 from app.pipeline.checkpoint import Dtypes
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {
     "float32": torch.float32,
@@ -15,12 +18,15 @@ _DTYPES = {
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is CUDA if there is one, else the CPU; otherwise a name of torch's.
+    """``auto`` is the CPU; otherwise a name of torch's.
 
+    It will be CUDA once these paths have been run on one; until then that is for the user to say.
     Raises :class:`CheckpointError` where there is no such device.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cpu"
+        if torch.cuda.is_available():
+            logger.warning("Running on the CPU; VARIATIONS_DEVICE=cuda takes the GPU")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

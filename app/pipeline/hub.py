@@ -7,9 +7,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 
-from app.errors import CheckpointError
+from app.errors import CheckpointError, CheckpointUnavailable
 from app.pipeline.checkpoint import WEIGHTS
 from app.pipeline.known import DEMO, DEMO_FOLDER
 
@@ -26,7 +31,8 @@ def find_checkpoint(
 ) -> Path:
     """The folder of ``model``: ``demo``, a folder, or a hub id, which is downloaded if need be.
 
-    Raises :class:`CheckpointError` where there is no such checkpoint, or it cannot be fetched.
+    Raises :class:`CheckpointError` where there is no such checkpoint, and
+    :class:`CheckpointUnavailable` where the hub cannot be asked now.
     """
     if model == DEMO:
         if not DEMO_FOLDER.is_dir():
@@ -94,9 +100,12 @@ def _fetched_before(repository: str, revision: str | None, error: Exception) -> 
 
 
 def _not_fetched(repository: str, revision: str | None, error: Exception) -> CheckpointError:
+    """What is final, as the hub says, and what may pass."""
     at = f" at revision {revision!r}" if revision else ""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-    return CheckpointError(f"{repository}{at} cannot be fetched from the hub: {reason}")
+    final = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | GatedRepoError)
+    kind = CheckpointError if final else CheckpointUnavailable
+    return kind(f"{repository}{at} cannot be fetched from the hub: {reason}")
 
 
 def _reporting_bar(total: int, report: Report) -> type[Any]:

@@ -91,7 +91,7 @@ class Pipeline:
         parts = load_parts(folder, dtypes, safety_checker)
         info = ModelInfo(
             # A folder by its name alone: answers tell nobody how this machine is laid out.
-            id=Path(model).resolve().name if Path(model).is_dir() else model,
+            id=folder.resolve().name if Path(model).expanduser().is_dir() else model,
             revision=revision or defaults.revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,

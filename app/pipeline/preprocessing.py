@@ -41,27 +41,33 @@ class Preprocessing:
         image = torch.from_numpy(np.require(picture, requirements=["C", "W"])).to(device)
         image = image.permute(2, 0, 1)[None].float() / 255
         image = self._fitted(image, fit)
-        size = (self.pixels, self.pixels)
-        image = functional.interpolate(image, size, mode="bicubic", antialias=self.antialias)
         return (image - self._channels(self.mean, image)) / self._channels(self.std, image)
 
     def _fitted(self, image: Tensor, fit: Fit) -> Tensor:
         match fit:
             case Fit.SQUASH:
-                return image
+                return self._resized(image, self.pixels, self.pixels)
             case Fit.CROP:
-                return _centre_crop(image)
+                return self._resized(_centre_crop(image), self.pixels, self.pixels)
             case Fit.PAD:
                 return self._padded(image)
 
     def _padded(self, image: Tensor) -> Tensor:
-        """The whole picture in the middle of a white square."""
-        height, width = image.shape[-2:]
-        side = max(height, width)
-        square = image.new_ones(1, 3, side, side)
-        top, left = (side - height) // 2, (side - width) // 2
-        square[..., top : top + height, left : left + width] = image
+        """The whole picture in the middle of a white square, of the encoder's size.
+
+        A square as wide as the picture itself would take gigabytes for a long thin one.
+        """
+        longest = max(image.shape[-2:])
+        height, width = (max(1, round(self.pixels * side / longest)) for side in image.shape[-2:])
+        square = image.new_ones(1, 3, self.pixels, self.pixels)
+        top, left = (self.pixels - height) // 2, (self.pixels - width) // 2
+        square[..., top : top + height, left : left + width] = self._resized(image, height, width)
         return square
+
+    def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
+        return functional.interpolate(
+            image, (height, width), mode="bicubic", antialias=self.antialias
+        )
 
     @staticmethod
     def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:

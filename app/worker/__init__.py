@@ -1,4 +1,6 @@
 """The process that owns the device: ``python -m app.worker FD``, started by the supervisor.
 
-:mod:`~app.worker.serving` gets it ready; :mod:`~app.worker.loop` is what it does from then on.
+:mod:`~app.worker.serving` gets it ready, with :mod:`~app.worker.warmup`; from then on
+:mod:`~app.worker.loop` takes turns: receive, encode, step, decode, report. What it knows of a
+request under way is a :mod:`~app.worker.work`.
 """

@@ -11,7 +11,9 @@ from app.worker.serving import serve
 def main() -> None:
     """Become deaf to what ends the API process, and serve."""
     _ignore_ending_signals()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s worker: %(message)s"
+    )
     serve(Connection(int(sys.argv[1])))
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -12,13 +13,15 @@ from app.engine.batcher import Batcher
 from app.engine.channel import Channel
 from app.engine.knee import powers_of_two
 from app.engine.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
-from app.errors import CheckpointError
+from app.errors import CheckpointError, CheckpointUnavailable
 from app.pipeline import Pipeline
 from app.worker.loop import Inbox, Worker
 from app.worker.warmup import warm_up
 
 DECODED_AT_ONCE = 4
 """Most pictures in one decode: the step that waits behind it waits no longer than for these."""
+
+HUB_AGAIN_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def serve(connection: Connection) -> None:
     _, start = inbox.get()
     if not isinstance(start, Start):
         raise TypeError(f"the first message is a Start, not {start!r}")
+    logging.getLogger("app").setLevel(start.log_level.upper())
     try:
         worker = _prepare(start, inbox, channel.send)
     except CheckpointError as error:
@@ -62,6 +66,17 @@ def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
 
 
 def _load(start: Start, send: Send) -> Pipeline:
+    """Load, trying again for as long as it is the hub that does not answer."""
+    while True:
+        try:
+            return _load_once(start, send)
+        except CheckpointUnavailable as error:
+            logger.warning("%s; trying again in %g s", error.message, HUB_AGAIN_SECONDS)
+            send(Loading(f"{error.message}; trying again"))
+            time.sleep(HUB_AGAIN_SECONDS)
+
+
+def _load_once(start: Start, send: Send) -> Pipeline:
     return Pipeline.load(
         start.model,
         revision=start.revision,

@@ -60,6 +60,17 @@ def test_infinite_latents_are_an_error_too(parts: Parts) -> None:
     assert decoded.error
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_a_decoder_that_overflows_gives_an_error_not_black_or_white(
+    parts: Parts, value: float
+) -> None:
+    vae: Any = parts.vae
+    vae.decoder.conv_out.bias.fill_(value)
+    (decoded,) = decoder(parts).decode(latents(1))
+    assert decoded.picture is None
+    assert decoded.error
+
+
 def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(tiny_folder: Path) -> None:
     pipeline = Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
     with torch.no_grad():
