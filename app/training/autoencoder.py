@@ -16,6 +16,7 @@ from app.training.world import SIZE
 LATENT_CHANNELS = 8
 DOWN = 8
 _NOISE = 0.1
+_DECODER_NOISE = 0.2  # a denoiser's latents are never quite an encoder's
 _PULL = 1e-3
 _BRANCH = 0.3
 _SPREAD = 0.2
@@ -63,9 +64,10 @@ def _let_colours_pass(autoencoder: AutoencoderKL) -> None:
 class Learner(nn.Module):
     """The autoencoder and its loss."""
 
-    def __init__(self, autoencoder: AutoencoderKL) -> None:
+    def __init__(self, autoencoder: AutoencoderKL, noise: float = _NOISE) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        self.noise = noise
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Loss for ``pictures`` ``[B, 3, H, W]`` in [−1, 1].
@@ -77,7 +79,7 @@ class Learner(nn.Module):
         keeps them bounded; so only the posterior's mean is ever trained.
         """
         latents = self.autoencoder.encode(pictures).latent_dist.mode()
-        noisy = latents + _NOISE * torch.randn_like(latents)
+        noisy = latents + self.noise * torch.randn_like(latents)
         decoded = self.autoencoder.decode(noisy).sample.float()
         loss = 2 * functional.l1_loss(decoded, pictures)
         for distance in (1, 2):
@@ -99,10 +101,37 @@ def _difference(pictures: Tensor, distance: int, axis: int) -> Tensor:
 def train_autoencoder(
     pairs: Pairs, recipe: Recipe, folder: Path, seed: int, progress: Progress
 ) -> AutoencoderKL:
-    """Train an autoencoder; ``scaling_factor`` makes its latents' standard deviation 1."""
+    """Train an autoencoder whose latents need a scaling factor yet."""
     torch.manual_seed(seed)
     autoencoder = new_autoencoder().to(memory_format=torch.channels_last)
+    _train("autoencoder", Learner(autoencoder), pairs, recipe, folder, seed, progress)
+    return autoencoder
 
+
+def train_decoder(
+    autoencoder: AutoencoderKL,
+    pairs: Pairs,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train the decoding half on, in place: latents stay as they are for the denoiser to learn."""
+    for half in (autoencoder.encoder, autoencoder.quant_conv):
+        half.requires_grad_(False)
+    learner = Learner(autoencoder, noise=_DECODER_NOISE)
+    _train("decoder", learner, pairs, recipe, folder, seed, progress)
+
+
+def _train(
+    name: str,
+    learner: Learner,
+    pairs: Pairs,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
     def loss_of(rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(len(pairs.labels), recipe.batch, replace=False))
         pictures = to_tensor(pairs.pictures[chosen, rng.integers(2)]) * 2 - 1
@@ -110,6 +139,4 @@ def train_autoencoder(
             loss: Tensor = learner(pictures.contiguous(memory_format=torch.channels_last))
         return loss
 
-    learner = Learner(autoencoder)
-    train("autoencoder", learner, recipe, loss_of, folder, seed, progress)
-    return autoencoder
+    train(name, learner, recipe, loss_of, folder, seed, progress)
