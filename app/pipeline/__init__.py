@@ -3,7 +3,8 @@
 :class:`Pipeline` is the whole of it: ``encode`` a picture, ``start`` samples from its embedding,
 ``step`` any samples together until none has steps left, ``decode`` them. Behind it, in the order a
 picture meets them: ``known``, ``hub``, ``checkpoint`` and ``devices`` (what is loaded),
-``preprocessing``, ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as tables), ``samples`` (the steps),
+``preprocessing``, ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as
+tables), ``samples`` (the steps),
 ``decoding`` and ``safety``.
 """
 
