@@ -50,6 +50,11 @@ def find_checkpoint(
     return _fetch(model, revision, report, parts)
 
 
+def is_local(model: str) -> bool:
+    """Whether ``model`` is the built-in one or a folder, and no hub id."""
+    return model == DEMO or Path(model).expanduser().is_dir()
+
+
 def needed_files(files: Iterable[str], parts: Sequence[str] = PARTS) -> list[str]:
     """Those of a repository's files that loading reads: safetensors where a part has them.
 

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from app.errors import CheckpointError
 from app.parameters import Fit, Scheduler
 
 DEMO = "demo"
+FACTS = "variations.json"
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"
 
 
@@ -32,18 +36,29 @@ _LAMBDALABS = Known(revision="v2.0", scheduler=Scheduler.PNDM)
 
 _KNOWN = {
     "lambdalabs/sd-image-variations-diffusers": _LAMBDALABS,
-    DEMO: Known(
-        num_inference_steps=25,
-        scheduler=Scheduler.DPMSOLVER,
-        antialias=True,
-        cpu_dtype="float32",
-    ),
 }
 
 # Most other checkpoints of this kind are fine-tunes or copies of that one.
 _UNKNOWN = Known()
 
 
-def known(model: str) -> Known:
-    """The defaults of ``model``: a name, a hub id or a folder."""
-    return _KNOWN.get(model, _UNKNOWN)
+def known_revision(model: str) -> str | None:
+    """The revision of hub id ``model`` to take where none is asked for."""
+    return _KNOWN.get(model, _UNKNOWN).revision
+
+
+def known(model: str, folder: Path) -> Known:
+    """The defaults of ``model``: its entry in the table, else what its folder says of itself.
+
+    A checkpoint that ``app.training`` made carries its :class:`Known` as ``variations.json``.
+    Raises :class:`CheckpointError` where that file is none of it.
+    """
+    facts = folder / FACTS
+    if model in _KNOWN or not facts.is_file():
+        return _KNOWN.get(model, _UNKNOWN)
+    try:
+        return TypeAdapter(Known).validate_json(facts.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise CheckpointError(f"{FACTS} is not valid: {where}: {problem['msg']}") from error

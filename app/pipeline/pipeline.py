@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.decoding import Decoded, Decoder
 from app.pipeline.devices import choose_device, choose_dtypes, dtype_name
 from app.pipeline.folding import Folding, fold
-from app.pipeline.hub import find_checkpoint
-from app.pipeline.known import Known, known
+from app.pipeline.hub import find_checkpoint, is_local
+from app.pipeline.known import Known, known, known_revision
 from app.pipeline.preprocessing import Preprocessing
 from app.pipeline.safety import Safety
 from app.pipeline.samples import Row, Sample, Sampler, Step
@@ -81,18 +80,17 @@ class Pipeline:
         where this cannot be served.
         """
         report = progress or (lambda stage, fraction: None)
-        defaults = known(model)
         chosen = choose_device(device)
+        revision = revision or known_revision(model)
+        folder = find_checkpoint(model, revision, report, safety_checker=safety_checker)
+        defaults = known(model, folder)
         dtypes = choose_dtypes(dtype, chosen, defaults.cpu_dtype)
-        folder = find_checkpoint(
-            model, revision or defaults.revision, report, safety_checker=safety_checker
-        )
         report("loading", None)
         parts = load_parts(folder, dtypes, safety_checker)
         info = ModelInfo(
             # A folder by its name alone: answers tell nobody how this machine is laid out.
-            id=folder.resolve().name if Path(model).expanduser().is_dir() else model,
-            revision=revision or defaults.revision,
+            id=folder.resolve().name if is_local(model) else model,
+            revision=None if is_local(model) else revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,
             scheduler=defaults.scheduler or parts.scheduler,

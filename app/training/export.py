@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import diffusers
@@ -10,12 +11,23 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from app.parameters import Scheduler
+from app.pipeline.known import FACTS, Known
 from app.training.denoiser import NOISE
 from app.training.encoder import MEAN, STD
 from app.training.world import SIZE
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "demo"
 """Where ``VARIATIONS_MODEL=demo`` looks."""
+
+DEFAULTS = Known(
+    guidance_scale=3.0,
+    num_inference_steps=25,
+    scheduler=Scheduler.DPMSOLVER,
+    antialias=True,
+    cpu_dtype="float32",
+)
+"""How the encoder's input was resized in training, and the settings that the figures are for."""
 
 _CARD = Path(__file__).with_name("card.md")
 _INDEX = {
@@ -60,6 +72,7 @@ def export(
         image_std=list(STD),
     ).save_pretrained(folder / "feature_extractor")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+    (folder / FACTS).write_text(json.dumps(asdict(DEFAULTS), indent=2) + "\n")
     shutil.copyfile(_CARD, folder / "README.md")
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)

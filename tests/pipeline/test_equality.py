@@ -197,7 +197,7 @@ class TestBuiltInCheckpoint:
 
     @pytest.fixture(scope="class")
     def demo_reference(self, device: str) -> Reference:
-        return Reference(DEMO_FOLDER, device, antialias=known("demo").antialias)
+        return Reference(DEMO_FOLDER, device, antialias=known("demo", DEMO_FOLDER).antialias)
 
     @pytest.mark.parametrize("scheduler", Scheduler)
     def test_every_solver(

@@ -12,6 +12,7 @@ from app.errors import CheckpointError, GenerationFailed, InvalidParameter
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Pipeline, devices
 from app.pipeline.known import known
+from tests.checkpoints import make_checkpoint
 from tests.pipeline.reference import Reference
 
 Draw = Callable[[int], NDArray[np.uint8]]
@@ -65,7 +66,7 @@ def test_a_size_that_is_not_offered_is_refused(tiny: Pipeline) -> None:
 
 def test_model_info_says_what_was_loaded(tiny_folder: Path) -> None:
     model = load(tiny_folder).model
-    assert model.id == str(tiny_folder)
+    assert model.id == tiny_folder.name
     assert model.sizes == ((64, 64),)
     assert (model.device, model.dtype, model.safety_checker) == ("cpu", "float32", True)
     assert (model.guidance_scale, model.num_inference_steps) == (3.0, 50)
@@ -73,8 +74,22 @@ def test_model_info_says_what_was_loaded(tiny_folder: Path) -> None:
     assert not load(tiny_folder, safety_checker=False).model.safety_checker
 
 
-def test_the_published_checkpoint_is_known() -> None:
-    settings = known("lambdalabs/sd-image-variations-diffusers")
+def test_a_checkpoint_may_say_how_it_was_trained(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    (folder / "variations.json").write_text('{"antialias": true, "num_inference_steps": 7}')
+    model = Pipeline.load(str(folder), revision="v1.0").model
+    assert (model.id, model.revision, model.num_inference_steps) == ("mine", None, 7)
+
+
+def test_what_it_says_must_make_sense(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    (folder / "variations.json").write_text('{"num_inference_steps": "many"}')
+    with pytest.raises(CheckpointError, match="num_inference_steps"):
+        Pipeline.load(str(folder))
+
+
+def test_the_published_checkpoint_is_known(tmp_path: Path) -> None:
+    settings = known("lambdalabs/sd-image-variations-diffusers", tmp_path)
     assert (settings.revision, settings.antialias) == ("v2.0", False)
 
 
