@@ -16,7 +16,6 @@ from app.training.world import SIZE
 LATENT_CHANNELS = 8
 DOWN = 8
 _NOISE = 0.1
-_DECODER_NOISE = 0.2  # a denoiser's latents are never quite an encoder's
 _PULL = 1e-3
 _BRANCH = 0.3
 _SPREAD = 0.2
@@ -64,10 +63,9 @@ def _let_colours_pass(autoencoder: AutoencoderKL) -> None:
 class Learner(nn.Module):
     """The autoencoder and its loss."""
 
-    def __init__(self, autoencoder: AutoencoderKL, noise: float = _NOISE) -> None:
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self.noise = noise
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Loss for ``pictures`` ``[B, 3, H, W]`` in [−1, 1].
@@ -79,7 +77,7 @@ class Learner(nn.Module):
         keeps them bounded; so only the posterior's mean is ever trained.
         """
         latents = self.autoencoder.encode(pictures).latent_dist.mode()
-        noisy = latents + self.noise * torch.randn_like(latents)
+        noisy = latents + _NOISE * torch.randn_like(latents)
         decoded = self.autoencoder.decode(noisy).sample.float()
         loss = 2 * functional.l1_loss(decoded, pictures)
         for distance in (1, 2):
@@ -104,34 +102,7 @@ def train_autoencoder(
     """Train an autoencoder whose latents need a scaling factor yet."""
     torch.manual_seed(seed)
     autoencoder = new_autoencoder().to(memory_format=torch.channels_last)
-    _train("autoencoder", Learner(autoencoder), pairs, recipe, folder, seed, progress)
-    return autoencoder
 
-
-def train_decoder(
-    autoencoder: AutoencoderKL,
-    pairs: Pairs,
-    recipe: Recipe,
-    folder: Path,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Train the decoding half on, in place: latents stay as they are for the denoiser to learn."""
-    for half in (autoencoder.encoder, autoencoder.quant_conv):
-        half.requires_grad_(False)
-    learner = Learner(autoencoder, noise=_DECODER_NOISE)
-    _train("decoder", learner, pairs, recipe, folder, seed, progress)
-
-
-def _train(
-    name: str,
-    learner: Learner,
-    pairs: Pairs,
-    recipe: Recipe,
-    folder: Path,
-    seed: int,
-    progress: Progress,
-) -> None:
     def loss_of(rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(len(pairs.labels), recipe.batch, replace=False))
         pictures = to_tensor(pairs.pictures[chosen, rng.integers(2)]) * 2 - 1
@@ -139,4 +110,6 @@ def _train(
             loss: Tensor = learner(pictures.contiguous(memory_format=torch.channels_last))
         return loss
 
-    train(name, learner, recipe, loss_of, folder, seed, progress)
+    learner = Learner(autoencoder)
+    train("autoencoder", learner, recipe, loss_of, folder, seed, progress)
+    return autoencoder

@@ -6,7 +6,7 @@ from typing import Self
 
 import torch
 
-from app.training.autoencoder import train_autoencoder, train_decoder
+from app.training.autoencoder import train_autoencoder
 from app.training.dataset import Pairs, draw_pairs
 from app.training.denoiser import (
     code_pairs,
@@ -26,15 +26,12 @@ ENCODER = Recipe(steps=1700, batch=128, learning_rate=1e-3, warmup=0.03, cooldow
 AUTOENCODER = Recipe(
     steps=2400, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
 )
-DECODER = Recipe(
-    steps=900, batch=8, learning_rate=1e-3, warmup=0.02, cooldown=0.9, weight_decay=0.0
-)
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
 DENOISER_ON_CODES = Recipe(
-    steps=5000, batch=48, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
+    steps=815, batch=48, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
 )
 DENOISER = Recipe(
-    steps=3000, batch=48, learning_rate=1e-3, warmup=0.01, cooldown=0.99, ema_decay=0.999
+    steps=3200, batch=48, learning_rate=1e-3, warmup=0.01, cooldown=0.7, ema_decay=0.999
 )
 JUDGE = Recipe(steps=800, batch=64, learning_rate=2e-3)
 
@@ -48,7 +45,6 @@ class Plan:
     denoiser_pairs: int = 8_000
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
-    decoder: Recipe = field(default=DECODER)
     safety: Recipe = field(default=SAFETY)
     denoiser_on_codes: Recipe = field(default=DENOISER_ON_CODES)
     denoiser: Recipe = field(default=DENOISER)
@@ -60,7 +56,6 @@ class Plan:
             self,
             encoder=self.encoder.scaled(scale),
             autoencoder=self.autoencoder.scaled(scale),
-            decoder=self.decoder.scaled(scale),
             safety=self.safety.scaled(scale),
             denoiser_on_codes=self.denoiser_on_codes.scaled(scale),
             denoiser=self.denoiser.scaled(scale),
@@ -79,7 +74,6 @@ def train_demo(plan: Plan, output: Path, work: Path, seed: int, progress: Progre
     encoder = train_encoder(pairs, plan.encoder, state, seed, progress)
     autoencoder = train_autoencoder(pairs, plan.autoencoder, state, seed, progress)
     fit_latents(pairs, autoencoder)
-    train_decoder(autoencoder, pairs, plan.decoder, state, seed, progress)
     safety = train_safety_checker(pairs, encoder, autoencoder, plan.safety, state, seed, progress)
     some = Pairs(pairs.pictures[: plan.denoiser_pairs], pairs.labels[: plan.denoiser_pairs])
     latents = encode_pairs(some, autoencoder, work, progress)
