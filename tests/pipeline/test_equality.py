@@ -186,18 +186,18 @@ def _must_not_be_called(*_: object, **__: object) -> None:
     raise AssertionError("a scheduler was stepped")
 
 
+@pytest.fixture(scope="module")
+def demo(device: str) -> Pipeline:
+    return Pipeline.load("demo", device=device, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def demo_reference(device: str) -> Reference:
+    return Reference(DEMO_FOLDER, device, antialias=known("demo", DEMO_FOLDER).antialias)
+
+
 class TestBuiltInCheckpoint:
     """The same on trained weights."""
-
-    pytestmark = pytest.mark.skipif(not DEMO_FOLDER.is_dir(), reason="not trained yet")
-
-    @pytest.fixture(scope="class")
-    def demo(self, device: str) -> Pipeline:
-        return Pipeline.load("demo", device=device, dtype="float32")
-
-    @pytest.fixture(scope="class")
-    def demo_reference(self, device: str) -> Reference:
-        return Reference(DEMO_FOLDER, device, antialias=known("demo", DEMO_FOLDER).antialias)
 
     @pytest.mark.parametrize("scheduler", Scheduler)
     def test_every_solver(
