@@ -47,7 +47,9 @@ async def create_variations(
     The same picture, parameters and seed give the same variations, whatever else is running.
     """
     await _refuse_repeated_fields(request)
-    work = _make(service_of(request), form, accepted=request.state.accepted)
+    # One search finds a request in every log; the tail tells apart callers that repeat their ids.
+    identifier = f"{request.state.request_id}.{uuid.uuid4().hex[:8]}"
+    work = _make(service_of(request), form, identifier, accepted=request.state.accepted)
     return await unless_gone(request.receive, work)
 
 
@@ -97,10 +99,11 @@ async def _refuse_repeated_fields(request: Request) -> None:
             raise InvalidParameter(f"{name} was given more than once", field=name)
 
 
-async def _make(service: Service, form: VariationsForm, *, accepted: float) -> Response:
+async def _make(
+    service: Service, form: VariationsForm, identifier: str, *, accepted: float
+) -> Response:
     model = service.ready_model()
     parameters = resolve(form, model)
-    identifier = uuid.uuid4().hex
     # The pixels are nobody's but the engine's, which drops them as soon as it can.
     done = await service.engine.run(identifier, await _picture(service, form.image), parameters)
     answer = Answer(identifier, model, parameters, form.output_format, done, accepted)

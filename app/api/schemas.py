@@ -142,7 +142,7 @@ class VariationsResponse(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "id": "5f0d4b6ab1ea4be2a5f6e3a3a4f5c7d8",
+                    "id": "5f0d4b6ab1ea4be2a5f6e3a3a4f5c7d8.09f1b2c3",
                     "created": 1790000000,
                     "model": {"id": "demo", "revision": None},
                     "parameters": {
@@ -180,7 +180,7 @@ class VariationsResponse(BaseModel):
         }
     )
 
-    id: str
+    id: str = Field(description="Begins with the header x-request-id; in the logs as well.")
     created: int = Field(description="Unix time of the answer.")
     model: Model
     parameters: ResolvedParameters

@@ -44,6 +44,7 @@ def test_two_requests_with_the_same_id_do_not_disturb_each_other(
         client.post("/variations", files={"image": ("a", png)}, headers=headers) for _ in range(2)
     )
     assert first.json()["id"] != second.json()["id"]
+    assert first.json()["id"].startswith(first.headers["x-request-id"] + ".")
 
 
 def test_one_line_is_logged_for_each_request(
