@@ -12,21 +12,25 @@ the built-in checkpoint; ``--device cuda`` and ``--dtype`` are what they are in 
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import numpy as np
+import torch
 import typer
+from PIL import Image
 
 from app.parameters import Parameters, Scheduler
 from app.pipeline import Pipeline, Sample
@@ -121,17 +125,13 @@ def measure_requests(server: str, repeats: int) -> dict[str, Any]:
     }
 
 
-def _timed(work: Any) -> float:
+def _timed(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def _gradient_png() -> bytes:
-    from io import BytesIO  # noqa: PLC0415
-
-    from PIL import Image  # noqa: PLC0415
-
     file = BytesIO()
     Image.linear_gradient("L").convert("RGB").save(file, "PNG")
     return file.getvalue()
@@ -140,8 +140,6 @@ def _gradient_png() -> bytes:
 @contextmanager
 def serving(environment: dict[str, str]) -> Iterator[str]:
     """A real server in a process of its own, ready; yields its address."""
-    import socket  # noqa: PLC0415
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -170,6 +168,12 @@ def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"the server ended with {process.returncode} before it was ready")
 
 
+def _machine(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} × {platform.machine()}"
+
+
 def main(
     model: Annotated[str, typer.Option(help="`demo`, a checkpoint, or `full-size`.")] = "demo",
     device: Annotated[str, typer.Option()] = "auto",
@@ -179,8 +183,6 @@ def main(
     output: Annotated[Path, typer.Option()] = Path("benchmarks/results/batching.json"),
 ) -> None:
     """Measure and write the figures as JSON."""
-    import torch  # noqa: PLC0415
-
     with tempfile.TemporaryDirectory() as folder:
         name = model
         if model == "full-size":
@@ -193,19 +195,16 @@ def main(
             "VARIATIONS_DEVICE": device,
             "VARIATIONS_DTYPE": dtype,
         }
-        with torch.inference_mode():
-            pipeline = Pipeline.load(model, device=device, dtype=dtype)
-            figures: dict[str, Any] = {
-                "command": f"python -m benchmarks.batching --model {name}",
-                "machine": f"{os.cpu_count()} × {platform.machine()}",
-                "device": pipeline.model.device,
-                "dtype": pipeline.model.dtype,
-                "torch": torch.__version__,
-                "size": list(pipeline.model.sizes[0]),
-                "steps": [asdict(row) for row in measure_steps(pipeline, steps)],
-            }
-            if pipeline.model.device.startswith("cuda"):
-                figures["machine"] = torch.cuda.get_device_name()
+        pipeline = Pipeline.load(model, device=device, dtype=dtype)
+        figures: dict[str, Any] = {
+            "command": f"python -m benchmarks.batching --model {name} --device {device}",
+            "machine": _machine(pipeline.model.device),
+            "device": pipeline.model.device,
+            "dtype": pipeline.model.dtype,
+            "torch": torch.__version__,
+            "size": list(pipeline.model.sizes[0]),
+            "steps": [asdict(row) for row in measure_steps(pipeline, steps)],
+        }
         del pipeline
         if repeats:
             with serving(environment) as address:
