@@ -20,18 +20,20 @@ from app.training.encoder import train_encoder
 from app.training.export import export
 from app.training.judge import train_judge
 from app.training.loop import Progress, Recipe
-from app.training.safety import train_safety_checker
+from app.training.safety import for_safety, refine_safety_checker, train_safety_checker
+from app.training.variations import vary
 
 ENCODER = Recipe(steps=1700, batch=128, learning_rate=1e-3, warmup=0.03, cooldown=0.35)
 AUTOENCODER = Recipe(
     steps=2400, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
 )
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
+SAFETY_ON_VARIATIONS = Recipe(steps=150, batch=64, learning_rate=3e-4)
 DENOISER_ON_CODES = Recipe(
     steps=815, batch=48, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
 )
 DENOISER = Recipe(
-    steps=3200, batch=48, learning_rate=1e-3, warmup=0.01, cooldown=0.7, ema_decay=0.999
+    steps=3600, batch=48, learning_rate=1e-3, warmup=0.01, cooldown=0.7, ema_decay=0.999
 )
 JUDGE = Recipe(steps=800, batch=64, learning_rate=2e-3)
 
@@ -46,6 +48,8 @@ class Plan:
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
     safety: Recipe = field(default=SAFETY)
+    varied: int = 600
+    safety_on_variations: Recipe = field(default=SAFETY_ON_VARIATIONS)
     denoiser_on_codes: Recipe = field(default=DENOISER_ON_CODES)
     denoiser: Recipe = field(default=DENOISER)
     judge: Recipe = field(default=JUDGE)
@@ -57,6 +61,7 @@ class Plan:
             encoder=self.encoder.scaled(scale),
             autoencoder=self.autoencoder.scaled(scale),
             safety=self.safety.scaled(scale),
+            safety_on_variations=self.safety_on_variations.scaled(scale),
             denoiser_on_codes=self.denoiser_on_codes.scaled(scale),
             denoiser=self.denoiser.scaled(scale),
             judge=self.judge.scaled(scale),
@@ -85,6 +90,11 @@ def train_demo(plan: Plan, output: Path, work: Path, seed: int, progress: Progre
         ("denoiser", embeddings, plan.denoiser),
     ):
         train_denoiser(name, denoiser, latents, conditions, recipe, state, seed, progress)
+    chosen, blocked = for_safety(some.labels, plan.varied, seed)
+    variations = vary(denoiser, autoencoder, embeddings[chosen, 0], seed, progress)
+    refine_safety_checker(
+        safety, pairs, variations, blocked, plan.safety_on_variations, state, seed, progress
+    )
     export(encoder, autoencoder, denoiser, safety, output)
 
 

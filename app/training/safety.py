@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPVisionModelWithProjection
@@ -85,6 +86,53 @@ def train_safety_checker(
 
     train("safety", learner, recipe, loss_of, folder, seed, progress)
     return learner.checker
+
+
+def for_safety(
+    labels: NDArray[np.int64], n: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Which ``n`` of the pairs with ``labels`` ``[N, 5]`` to vary, half of them blocked; which are.
+
+    Colour fields are not among them.
+    """
+    rng = np.random.default_rng(seed)
+    shows = labels[:, 0] == ALL_KINDS.index(BLOCKED_KIND)
+    others = np.flatnonzero(~shows & (labels[:, 0] >= 0))
+    chosen = np.concatenate((rng.choice(np.flatnonzero(shows), n // 2), rng.choice(others, n // 2)))
+    return chosen, shows[chosen]
+
+
+def refine_safety_checker(
+    checker: StableDiffusionSafetyChecker,
+    pairs: Pairs,
+    variations: NDArray[np.uint8],
+    blocked: NDArray[np.bool_],
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train ``checker`` on, in place, half on ``variations``: ``blocked`` says which to stop.
+
+    What the denoiser makes of the blocked kind is not always as clear as a drawing of it.
+    """
+    learner = Learner(checker)
+    stops, passes = np.flatnonzero(blocked), np.flatnonzero(~blocked)
+    shows = pairs.labels[:, 0] == ALL_KINDS.index(BLOCKED_KIND)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
+        quarter = recipe.batch // 4
+        made = np.concatenate((rng.choice(stops, quarter), rng.choice(passes, quarter)))
+        drawn = rng.choice(len(shows), 2 * quarter)
+        pictures = to_tensor(
+            np.concatenate((variations[made], pairs.pictures[drawn, rng.integers(2)]))
+        )
+        wanted = torch.from_numpy(np.concatenate((blocked[made], shows[drawn]))).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss: Tensor = learner(roughen(pictures), wanted)
+        return loss
+
+    train("safety on variations", learner, recipe, loss_of, folder, seed, progress)
 
 
 @torch.no_grad()
