@@ -2,14 +2,14 @@
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 
 from app.training.denoiser import NOISE
 from app.training.loop import Progress
 
 _GUIDANCE = 3.0
-_STEPS = 20
+_STEPS = 25
 _CHUNK = 32
 
 
@@ -23,7 +23,7 @@ def vary(
 ) -> NDArray[np.uint8]:
     """One variation, uint8 ``[N, H, W, 3]``, of each of ``embeddings`` ``[N, D]``."""
     torch.manual_seed(seed)
-    solver = DPMSolverMultistepScheduler(**NOISE, steps_offset=1)
+    solver = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     size, pictures = denoiser.config.sample_size, []
     for start in range(0, len(embeddings), _CHUNK):
         told = torch.from_numpy(embeddings[start : start + _CHUNK])[:, None]
