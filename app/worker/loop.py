@@ -9,6 +9,8 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import NoReturn, cast
 
+import torch
+
 from app.engine.batcher import Batch, Batcher, Ticket
 from app.engine.messages import (
     Cancel,
@@ -24,6 +26,9 @@ from app.engine.messages import (
 from app.errors import VariationsError
 from app.pipeline import Decoded, Pipeline, Step
 from app.worker.work import Work
+
+DeviceLost = torch.AcceleratorError
+"""After one of these nothing works on the device any more: the process ends, and another starts."""
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +136,8 @@ class Worker:
         submit = self._unencoded.popleft()
         try:
             self._join(self._works[submit.request_id], self._embedding(submit))
+        except DeviceLost:
+            raise
         except Exception as error:
             logger.exception("Request %s could not be started", submit.request_id)
             self._fail(submit.request_id, _for_the_caller(error, NOT_ENCODED))
@@ -169,6 +176,8 @@ class Worker:
         started = perf_counter()
         try:
             steps = [self._call(batch.tickets, batch.bucket)]
+        except DeviceLost:
+            raise
         except Exception:
             logger.exception("A step of %d rows failed; its members go on alone", batch.rows)
             steps = self._call_each(batch)
@@ -186,6 +195,8 @@ class Worker:
                 continue
             try:
                 steps.append(self._call([ticket], self._batcher.bucket(ticket.rows)))
+            except DeviceLost:
+                raise
             except Exception as error:
                 logger.exception("Request %s failed in a step", ticket.request_id)
                 self._fail(ticket.request_id, _for_the_caller(error, NOT_STEPPED))
@@ -237,6 +248,8 @@ class Worker:
         samples = [self._works[ticket.request_id].samples[ticket.index] for ticket in tickets]
         try:
             return self._pipeline.decode(samples)
+        except DeviceLost:
+            raise
         except Exception as error:
             logger.exception("Decoding %d pictures failed", len(tickets))
             if len(tickets) == 1:

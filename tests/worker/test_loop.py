@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from app.engine.batcher import Batcher
@@ -268,11 +269,12 @@ class Breaking(Pipeline):
     """The real pipeline, made to raise in one of its verbs for samples of one seed."""
 
     verb = ""
+    error: Exception = RuntimeError("no such kernel at /secret/path")
     culprit: Sample | None = None
 
     def encode(self, picture: Picture, fit: Fit) -> Embedding:
         if self.verb == "encode" and picture[0, 0, 0] == 255:
-            raise RuntimeError("no such kernel at /secret/path")
+            raise self.error
         return super().encode(picture, fit)
 
     def start(self, embedding: Embedding, parameters: Parameters, index: int) -> Sample:
@@ -283,12 +285,12 @@ class Breaking(Pipeline):
 
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
         if self.verb == "step" and any(s is self.culprit and s.steps_left == 2 for s in samples):
-            raise RuntimeError("no such kernel at /secret/path")
+            raise self.error
         return super().step(samples, bucket)
 
     def decode(self, samples: Sequence[Sample]) -> list[Decoded]:
         if self.verb == "decode" and self.culprit in samples:
-            raise RuntimeError("no such kernel at /secret/path")
+            raise self.error
         return super().decode(samples)
 
 
@@ -309,3 +311,16 @@ def test_an_error_of_the_library_fails_its_cause_alone(
     assert answers["bad"] == Failed("bad", message)
     for request in good:
         assert_same(answers[request.request_id], alone(pipeline, request))
+
+
+@pytest.mark.parametrize("verb", ["encode", "step", "decode"])
+def test_a_lost_device_ends_the_worker(tiny_checkpoint: Path, verb: str) -> None:
+    breaking = Breaking.load(str(tiny_checkpoint), device="cpu", dtype="float32")
+    assert isinstance(breaking, Breaking)
+    breaking.verb = verb
+    breaking.error = torch.AcceleratorError("CUDA error: an illegal memory access")
+    bench = Bench.over(breaking)
+    white = np.full((8, 8, 3), 255, np.uint8)
+    with pytest.raises(torch.AcceleratorError):
+        bench.answer_all(submit("bad", replace(PARAMETERS, seed=666), white))
+    assert bench.answers == {}
