@@ -21,7 +21,7 @@ CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "demo"
 """Where ``VARIATIONS_MODEL=demo`` looks."""
 
 DEFAULTS = Known(
-    guidance_scale=3.0,
+    guidance_scale=5.0,
     num_inference_steps=25,
     scheduler=Scheduler.DPMSOLVER,
     antialias=True,
