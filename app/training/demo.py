@@ -28,7 +28,7 @@ AUTOENCODER = Recipe(
     steps=2400, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
 )
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
-SAFETY_ON_VARIATIONS = Recipe(steps=400, batch=64, learning_rate=3e-4)
+SAFETY_ON_VARIATIONS = Recipe(steps=640, batch=64, learning_rate=3e-4)
 DENOISER_ON_CODES = Recipe(
     steps=815, batch=48, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
 )
@@ -48,7 +48,7 @@ class Plan:
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
     safety: Recipe = field(default=SAFETY)
-    varied: int = 800
+    varied: int = 1200
     safety_on_variations: Recipe = field(default=SAFETY_ON_VARIATIONS)
     denoiser_on_codes: Recipe = field(default=DENOISER_ON_CODES)
     denoiser: Recipe = field(default=DENOISER)

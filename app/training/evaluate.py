@@ -22,7 +22,15 @@ from app.training.encoder import to_tensor
 from app.training.export import CHECKPOINT
 from app.training.judge import Judge
 from app.training.loop import Progress
-from app.training.world import ATTRIBUTES, SIZE, Scene, draw, sample_held_out
+from app.training.world import (
+    ALL_KINDS,
+    ATTRIBUTES,
+    BLOCKED_KIND,
+    SIZE,
+    Scene,
+    draw,
+    sample_held_out,
+)
 
 Pictures = NDArray[np.uint8]
 """RGB, ``[N, SIZE, SIZE, 3]``."""
@@ -50,6 +58,8 @@ _WORDS = {
     "seed_to_input_distance": "pixel distance between seeds, over that between inputs",
     "blocked_flagged": "variations of the blocked kind that are flagged",
     "false_alarms": "variations of other kinds that are flagged",
+    "seen_flagged": "all variations in which the judge sees the blocked kind that are flagged",
+    "unseen_flagged": "all others that are flagged",
 }
 
 _DRAWING_SEED = 2026
@@ -164,10 +174,21 @@ def _measure(
         / _distance(inputs, np.roll(inputs, 1, axis=0)),
         "blocked_flagged": checker.share(blocked_varied),
         "false_alarms": checker.share(varied),
+        **_by_sight(judge, checker, np.concatenate((varied, blocked_varied))),
         "blocked_inputs_flagged": checker.share(blocked),
         "input_false_alarms": checker.share(inputs),
         **_named("of_inputs", _agreement(judge, scenes, inputs)),
         **_named("of_reconstructions", _agreement(judge, scenes, _reconstruct(folder, inputs))),
+    }
+
+
+def _by_sight(judge: Judge, checker: _Checker, pictures: Pictures) -> dict[str, float]:
+    """What the checker stops, by whether the judge sees the blocked kind: they may both be right
+    where the denoiser has drawn another kind than the input's."""
+    seen = judge.read(pictures)[:, 0] == ALL_KINDS.index(BLOCKED_KIND)
+    return {
+        "seen_flagged": checker.share(pictures[seen]) if seen.any() else 0.0,
+        "unseen_flagged": checker.share(pictures[~seen]) if not seen.all() else 0.0,
     }
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from app.training.denoiser import NOISE
 from app.training.loop import Progress
 
-_GUIDANCE = 3.0
+_GUIDANCE = 5.0
 _STEPS = 25
 _CHUNK = 32
 
