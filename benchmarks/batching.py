@@ -147,6 +147,7 @@ def serving(environment: dict[str, str]) -> Iterator[str]:
         [sys.executable, "-m", "app", "serve", "--port", str(port)],
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
     try:
