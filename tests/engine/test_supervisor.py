@@ -250,7 +250,7 @@ async def test_when_the_worker_dies_everybody_is_told_and_another_is_started(
     assert [type(outcome) for outcome in outcomes] == [WorkerDied] * 3
     assert supervisor.pending == 0
     assert supervisor.state.phase == "down"
-    with pytest.raises(NotReady, match="worker (has|was) ended"):
+    with pytest.raises(NotReady, match=r"worker (has|was) ended"):
         await supervisor.run("too early", a_picture(), SHORT_REQUEST)
     await diary.until(lambda: "SIGKILL" in supervisor.state.reason)
     assert diary.ups[-1] is False
