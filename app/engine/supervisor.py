@@ -67,12 +67,12 @@ class Metrics(Protocol):
 class Supervisor:
     """The worker as the API process sees it. All of it belongs to one event loop."""
 
-    def __init__(self, start: Start, metrics: Metrics | None = None) -> None:
+    def __init__(self, start: Start, metrics: Metrics) -> None:
         self.state = WorkerState("stopped", "not started")
         self.model: ModelInfo | None = None
         self.max_rows: int | None = None
         self._start = start
-        self._metrics = metrics or _Uncounted()
+        self._metrics = metrics
         self._jobs: dict[str, Job] = {}
         self._worker: WorkerProcess | None = None
         self._lives: asyncio.Task[None] | None = None
@@ -236,15 +236,3 @@ def _backoff() -> Iterator[float]:
     while True:
         yield delay
         delay = min(2 * delay, LONGEST_BACKOFF)
-
-
-class _Uncounted:
-    """Metrics nobody asked for."""
-
-    def step(self, stats: Stats) -> None: ...
-    def stages(self, timings: Timings) -> None: ...
-    def pictures(self, ok: int, flagged: int) -> None: ...
-    def failed(self, pictures: int = 1) -> None: ...
-    def cancelled(self, pictures: int = 1) -> None: ...
-    def worker_up(self, up: bool) -> None: ...
-    def queue(self, requests: int) -> None: ...

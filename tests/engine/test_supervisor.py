@@ -265,7 +265,7 @@ def test_restarts_wait_longer_and_longer_up_to_half_a_minute() -> None:
 
 
 async def test_before_the_start_nothing_is_taken(tiny_checkpoint: Path) -> None:
-    supervisor = Supervisor(start_message(tiny_checkpoint))
+    supervisor = Supervisor(start_message(tiny_checkpoint), Diary())
     with pytest.raises(NotReady, match="not started"):
         await supervisor.run("early", a_picture(), SHORT_REQUEST)
 
