@@ -43,7 +43,7 @@ def choose_dtypes(dtype: str, device: torch.device, cpu_dtype: str | None) -> Dt
     safety checker: only the UNet takes it, and what runs once a picture stays in float32.
     """
     if dtype == "auto":
-        dtype = "float16" if device.type == "cuda" else cpu_dtype or _native_cpu_dtype()
+        dtype = "float16" if device.type == "cuda" else cpu_dtype or native_cpu_dtype()
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is one of auto, {', '.join(_DTYPES)}, not {dtype!r}")
     chosen = _DTYPES[dtype]
@@ -55,7 +55,8 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _native_cpu_dtype() -> str:
+def native_cpu_dtype() -> str:
+    """bfloat16 where the processor computes in it; elsewhere it would be emulated, slowly."""
     return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from app.training.dataset import Pairs
 from app.training.encoder import to_tensor
-from app.training.loop import Progress, Recipe, train
+from app.training.loop import Progress, Recipe, autocast, train
 from app.training.world import SIZE
 
 LATENT_CHANNELS = 8
@@ -106,7 +106,7 @@ def train_autoencoder(
     def loss_of(rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(len(pairs.labels), recipe.batch, replace=False))
         pictures = to_tensor(pairs.pictures[chosen, rng.integers(2)]) * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss: Tensor = learner(pictures.contiguous(memory_format=torch.channels_last))
         return loss
 

@@ -15,7 +15,7 @@ from transformers import CLIPVisionModelWithProjection
 from app.training.autoencoder import DOWN, LATENT_CHANNELS
 from app.training.dataset import Pairs
 from app.training.encoder import EMBEDDING, codes, embed, to_tensor
-from app.training.loop import Progress, Recipe, train
+from app.training.loop import Progress, Recipe, autocast, train
 from app.training.world import SIZE
 
 NOISE = {
@@ -61,7 +61,7 @@ def encode_pairs(
     """The scaled latents ``[N, 2, C, h, w]`` of all ``pairs``, kept in ``folder``."""
 
     def encode(pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             mean = autoencoder.encode(to_tensor(pictures) * 2 - 1).latent_dist.mean.float()
         latents: NDArray[np.float16] = (mean * autoencoder.config.scaling_factor).half().numpy()
         return latents
@@ -76,7 +76,7 @@ def embed_pairs(
     """The embeddings ``[N, 2, EMBEDDING]`` of all ``pairs``, kept in ``folder``."""
 
     def encode(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             embeddings: Tensor = embed(encoder, to_tensor(pictures))
         return embeddings.float().numpy()
 
@@ -159,7 +159,7 @@ def train_denoiser(
         which = rng.integers(2, size=recipe.batch)
         wanted = torch.from_numpy(latents[chosen, which]).float()
         condition = torch.from_numpy(conditions[chosen, 1 - which])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss: Tensor = learner(wanted, condition)
         return loss
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from app.training.dataset import Pairs
-from app.training.loop import Progress, Recipe, train
+from app.training.loop import Progress, Recipe, autocast, train
 from app.training.world import ATTRIBUTES, SIZE
 
 EMBEDDING = 64
@@ -124,7 +124,7 @@ def train_encoder(
         labels = pairs.labels[chosen]
         wanted = torch.from_numpy(codes(pictures, labels))
         rough = roughen(shift(to_tensor(pictures)))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss: Tensor = learner(rough, torch.from_numpy(labels), wanted)
         return loss
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from app.training.dataset import Pairs
 from app.training.encoder import roughen, to_tensor
-from app.training.loop import Progress, Recipe, train
+from app.training.loop import Progress, Recipe, autocast, train
 from app.training.world import ATTRIBUTES
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
@@ -87,7 +87,7 @@ def train_judge(pairs: Pairs, recipe: Recipe, folder: Path, seed: int, progress:
     def loss_of(rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(drawings, recipe.batch, replace=False))
         pictures = roughen(to_tensor(pairs.pictures[chosen, rng.integers(2)]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss: Tensor = learner(pictures, torch.from_numpy(pairs.labels[chosen]))
         return loss
 

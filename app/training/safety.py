@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
 from app.training.dataset import Pairs
 from app.training.encoder import EMBEDDING, MEAN, STD, roughen, to_tensor
-from app.training.loop import Progress, Recipe, train
+from app.training.loop import Progress, Recipe, autocast, train
 from app.training.world import ALL_KINDS, BLOCKED_KIND
 
 _THRESHOLD = 0.5
@@ -78,7 +78,7 @@ def train_safety_checker(
         chosen = np.concatenate((rng.choice(blocked, n), rng.choice(allowed, recipe.batch - n)))
         rng.shuffle(chosen)
         pictures = to_tensor(pairs.pictures[chosen, rng.integers(2, size=recipe.batch)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             half = recipe.batch // 2
             seen = torch.cat((_decoded(autoencoder, pictures[:half]), pictures[half:]))
             loss: Tensor = learner(roughen(seen), torch.from_numpy(shows[chosen]).float())
@@ -128,7 +128,7 @@ def refine_safety_checker(
             np.concatenate((variations[made], pairs.pictures[drawn, rng.integers(2)]))
         )
         wanted = torch.from_numpy(np.concatenate((blocked[made], shows[drawn]))).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss: Tensor = learner(roughen(pictures), wanted)
         return loss
 

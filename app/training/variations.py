@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 
 from app.training.denoiser import NOISE
-from app.training.loop import Progress
+from app.training.loop import Progress, autocast
 
 _GUIDANCE = 5.0
 _STEPS = 25
@@ -30,7 +30,7 @@ def vary(
         conditions = torch.cat((told, torch.zeros_like(told)))
         latents = torch.randn(len(told), denoiser.config.in_channels, size, size)
         solver.set_timesteps(_STEPS)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             for step in solver.timesteps:
                 predicted = denoiser(latents.repeat(2, 1, 1, 1), step, conditions).sample.float()
                 with_it, without = predicted.chunk(2)
