@@ -7,13 +7,21 @@
     │   ├── NotAPicture          the bytes are no picture, or a broken one
     │   ├── FormatNotAllowed     a picture, in a format that is not on the list
     │   ├── TooLarge             too many bytes or pixels
-    │   └── InvalidParameter     a parameter out of its range
+    │   ├── TooSlow              the body took too long to arrive
+    │   ├── InvalidParameter     a parameter out of its range
+    │   └── Quarantined          its like has ended workers, and is not taken for a while
+    ├── NotAuthorized            the API key is missing, or not one of ours
     ├── Refused                  nothing is wrong with the request; not now
     │   ├── QueueFull            as many requests as the queue holds are waiting
-    │   └── NotReady             the worker is starting, down or stopping
+    │   ├── QuotaExceeded        as many requests as one API key may have are waiting
+    │   ├── DeadlineOutOfReach   it would not be finished in time
+    │   └── NotReady             the worker is starting, or cannot be started
+    │       └── Draining         the service is about to end
     ├── DeadlineExceeded         accepted, but not finished in time
     ├── GenerationFailed         accepted, but this request's pictures could not be made
-    ├── WorkerDied               accepted, but the worker ended before it was done
+    │   ├── OutOfMemory          they do not fit in the device's memory, even alone
+    │   └── WorkerKilled         it ended worker after worker, the last one alone
+    ├── WorkerDied               accepted, but the worker ended and no other can be started
     └── CheckpointError          the checkpoint cannot be served; starting is no use
         └── CheckpointUnavailable  it cannot be fetched now; it may be later
 """
@@ -57,19 +65,39 @@ class TooLarge(BadInput):
     title = "Picture too large"
 
 
+class TooSlow(BadInput):
+    """The body of the request took too long to arrive."""
+
+    title = "Upload too slow"
+
+
+class Quarantined(BadInput):
+    """A request like this one has ended workers, and is not taken for a while."""
+
+    title = "Refused for a while"
+
+
 class InvalidParameter(BadInput):
     """A parameter is out of its range or of the wrong type."""
 
     title = "Parameter not valid"
 
 
+class NotAuthorized(VariationsError):
+    """The API key is missing, or not one of those that are accepted."""
+
+    title = "Not authorized"
+
+
 class Refused(VariationsError):
     """Nothing is wrong with the request, but it cannot be taken now.
 
-    ``retry_after`` is the number of seconds after which asking again makes sense.
+    ``retry_after`` is the number of seconds after which asking again makes sense; ``reason`` says
+    why in one word, for whoever counts.
     """
 
     title = "Not accepted now"
+    reason = "refused"
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
@@ -80,12 +108,35 @@ class QueueFull(Refused):
     """As many requests as the queue holds are already waiting."""
 
     title = "The queue is full"
+    reason = "queue_full"
+
+
+class QuotaExceeded(Refused):
+    """As many requests as one API key may have are already waiting."""
+
+    title = "Too many requests of one key"
+    reason = "quota"
+
+
+class DeadlineOutOfReach(Refused):
+    """It would be finished only after the caller's deadline, or the service's."""
+
+    title = "Deadline out of reach"
+    reason = "deadline"
 
 
 class NotReady(Refused):
-    """The worker is starting, down or stopping."""
+    """The worker is starting, or cannot be started."""
 
     title = "Not ready"
+    reason = "not_ready"
+
+
+class Draining(NotReady):
+    """The service is about to end, and finishes what it has accepted."""
+
+    title = "Shutting down"
+    reason = "draining"
 
 
 class DeadlineExceeded(VariationsError):
@@ -100,8 +151,20 @@ class GenerationFailed(VariationsError):
     title = "Generation failed"
 
 
+class OutOfMemory(GenerationFailed):
+    """The request does not fit in the device's memory, even with nothing else running."""
+
+    title = "Out of memory"
+
+
+class WorkerKilled(GenerationFailed):
+    """The request ended worker after worker, the last one while it was alone in it."""
+
+    title = "The request ends workers"
+
+
 class WorkerDied(VariationsError):
-    """The worker process ended while the request was waiting or running."""
+    """The worker ended before the request was done, and no other can be started."""
 
     title = "The worker ended"
 

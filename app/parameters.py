@@ -50,6 +50,28 @@ class Parameters:
     height: int
     fit: Fit
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+    @property
+    def rows(self) -> int:
+        """UNet inputs that one step of one variation takes: two with guidance."""
+        return 2 if self.guidance_scale > 1 else 1
+
+    @property
+    def calls(self) -> int:
+        """UNet calls from noise to picture: some solvers need more than they have steps."""
+        steps = self.num_inference_steps
+        match self.scheduler:
+            case Scheduler.PNDM:  # visits its second timestep twice
+                return steps + (steps > 1)
+            case Scheduler.HEUN | Scheduler.KDPM2:  # of second order, but for the last step
+                return 2 * steps - 1
+            case _:
+                return steps
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

@@ -12,6 +12,7 @@ The policy, in full:
 - The cap counts the rows of all running samples, of every size: whoever is admitted later never
   makes the line before it slower than the cap already allows.
 - The step is padded to the smallest bucket that holds its rows.
+- The cap is the largest bucket, or less for as long as :meth:`Batcher.limit` says so.
 
 Cancelling only shortens the line. With one size nobody finishes later for it; with several, the
 next in line may start earlier and bring another size with it, which then takes its turns.
@@ -64,22 +65,39 @@ class Batcher:
         if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
             raise ValueError(f"buckets must be positive and ascending, not {list(buckets)}")
         self._buckets = tuple(buckets)
+        self._cap = self._buckets[-1]
         self._steps_left: dict[Ticket, int] = {}
+        self._rows = 0
         self._turn = 0
         self._last_turn: dict[Size, int] = {}
 
     @property
     def cap(self) -> int:
         """Most rows of all running samples, unless the first in line alone has more."""
-        return self._buckets[-1]
+        return self._cap
 
     @property
     def rows(self) -> int:
         """Rows of the whole line."""
-        return sum(ticket.rows for ticket in self._steps_left)
+        return self._rows
+
+    def limit(self, rows: int) -> None:
+        """Set the cap to ``rows``, or to the nearest number from 1 to the largest bucket."""
+        self._cap = min(max(rows, 1), self._buckets[-1])
+
+    def copy(self) -> "Batcher":
+        """The same line, to be run forward by itself."""
+        twin = Batcher(self._buckets)
+        twin._cap, twin._rows, twin._turn = self._cap, self._rows, self._turn
+        twin._steps_left, twin._last_turn = dict(self._steps_left), dict(self._last_turn)
+        return twin
 
     def __len__(self) -> int:
         return len(self._steps_left)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """The line, from its head."""
+        return iter(tuple(self._steps_left))
 
     def add(self, ticket: Ticket) -> None:
         """Put a sample at the end of the line."""
@@ -88,15 +106,16 @@ class Batcher:
         if ticket.rows < 1 or ticket.steps < 1:
             raise ValueError(f"a sample has at least one row and one step: {ticket}")
         self._steps_left[ticket] = ticket.steps
+        self._rows += ticket.rows
 
     def cancel(self, request_id: str) -> None:
         """Take all samples of a request out of the line; an unknown request is fine."""
         for ticket in [t for t in self._steps_left if t.request_id == request_id]:
-            del self._steps_left[ticket]
+            self._remove(ticket)
 
     def next(self) -> Batch | None:
         """The step that is due now, or ``None`` if the line is empty. Changes nothing."""
-        running = list(self._running())
+        running = list(self.running())
         if not running:
             return None
         size = min((ticket.size for ticket in running), key=self._last_turn_of)
@@ -104,21 +123,31 @@ class Batcher:
         rows = sum(ticket.rows for ticket in tickets)
         return Batch(tickets, size, rows, self.bucket(rows), self.rows - rows)
 
-    def advance(self, batch: Batch) -> list[Ticket]:
-        """Count ``batch`` as done and return the samples for which it was the last step.
+    def advance(self, batch: Batch, steps: int = 1) -> list[Ticket]:
+        """Count ``batch`` as done ``steps`` times; the samples for which that was the last step.
 
         Samples that were cancelled meanwhile are passed over.
         """
-        self._turn += 1
+        self._turn += steps
         self._last_turn[batch.size] = self._turn
-        return [ticket for ticket in batch.tickets if self._count_step(ticket)]
+        return [ticket for ticket in batch.tickets if self._count(ticket, steps)]
+
+    def unchanging(self, batch: Batch) -> int:
+        """How many times ``batch``, the next one, will be done before another one is due.
+
+        That is as long as nobody is added or cancelled meanwhile; at least once.
+        """
+        if any(ticket.size != batch.size for ticket in self.running()):
+            return 1
+        return min(self._steps_left[ticket] for ticket in batch.tickets)
 
     def bucket(self, rows: int) -> int:
         """The smallest bucket that holds ``rows``, or ``rows`` themselves past the largest."""
         position = bisect_left(self._buckets, rows)
         return self._buckets[position] if position < len(self._buckets) else rows
 
-    def _running(self) -> Iterator[Ticket]:
+    def running(self) -> Iterator[Ticket]:
+        """The samples that take part in steps now, in the order of the line."""
         rows = 0
         for ticket in self._steps_left:
             rows += ticket.rows
@@ -129,11 +158,15 @@ class Batcher:
     def _last_turn_of(self, size: Size) -> int:
         return self._last_turn.get(size, 0)
 
-    def _count_step(self, ticket: Ticket) -> bool:
+    def _count(self, ticket: Ticket, steps: int) -> bool:
         if ticket not in self._steps_left:
             return False
-        self._steps_left[ticket] -= 1
-        if self._steps_left[ticket] == 0:
-            del self._steps_left[ticket]
-            return True
-        return False
+        self._steps_left[ticket] -= steps
+        if self._steps_left[ticket] > 0:
+            return False
+        self._remove(ticket)
+        return True
+
+    def _remove(self, ticket: Ticket) -> None:
+        del self._steps_left[ticket]
+        self._rows -= ticket.rows

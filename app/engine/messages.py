@@ -7,6 +7,7 @@ step. A cancelled request is not answered.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Start:
     max_rows: int | None
     fixed_bucket: bool
     log_level: str = "info"
+    log_format: str = "text"
     step_seconds: dict[int, float] = field(default_factory=dict)
 
 
@@ -68,11 +70,20 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker takes requests: at most ``max_rows`` rows in a step."""
+    """The worker takes requests, and has measured what its work costs, for the default size.
+
+    ``buckets`` are the batch sizes of a step in rows, the largest its cap; ``step_seconds`` maps
+    some of them to the seconds of a step. ``encode_seconds`` is for one picture, and so is
+    ``decode_seconds``, the safety checker included; ``decoded_at_once`` pictures at most share a
+    decode.
+    """
 
     model: ModelInfo
-    max_rows: int
+    buckets: tuple[int, ...]
     step_seconds: dict[int, float]
+    encode_seconds: float
+    decode_seconds: float
+    decoded_at_once: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,29 +128,52 @@ class Done:
     timings: Timings
 
 
+Failure = Literal["failed", "memory", "parameters"]
+"""Why a request alone could not be served: something went wrong with it, it does not fit in the
+device's memory, or the model cannot do what its parameters ask."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """This request alone cannot be served; ``message`` is written for the caller."""
 
     request_id: str
     message: str
+    kind: Failure = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One step: its length and who took part.
+    """One step, and what the worker did besides since the step before.
 
-    ``rows`` are real, ``bucket`` counts the padding too. ``requests`` and ``schedules`` count the
-    distinct requests and the distinct (scheduler, number of steps) pairs among the rows.
-    ``waiting_rows`` are those of admitted samples that did not take part.
+    ``seconds`` is the step's length. ``rows`` are real, ``bucket`` counts the padding too, and all
+    pictures are of one ``size`` (width, height). ``members`` are the samples that took part, as
+    (request, index); ``schedules`` counts the distinct (scheduler, number of steps) pairs among
+    them. ``waiting_rows`` are those of admitted samples that did not take part, ``cap`` the most
+    rows that a step may now have.
+
+    ``encoded`` and ``decoded`` pictures took ``encode_seconds`` and ``decode_seconds``, during
+    which no step ran; ``out_of_memory`` names the stages whose memory ran out, once each time.
     """
 
     seconds: float
     rows: int
     bucket: int
-    requests: int
+    size: tuple[int, int]
+    members: tuple[tuple[str, int], ...]
     schedules: int
     waiting_rows: int
+    cap: int
+    encoded: int = 0
+    encode_seconds: float = 0.0
+    decoded: int = 0
+    decode_seconds: float = 0.0
+    out_of_memory: tuple[str, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Distinct requests among the rows."""
+        return len({request_id for request_id, _ in self.members})
 
 
 ToWorker = Start | Submit | Cancel

@@ -6,10 +6,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
+from typing import Literal
 
 from app.engine.channel import Channel
 from app.engine.messages import FromWorker, Start, ToWorker
+
+Cause = Literal["signal", "exit", "silence", "launch"]
+"""Why a worker is no more: a signal from outside, of its own accord, killed for having gone
+silent, or never launched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a worker ended; ``words`` are the rest of a sentence that begins with "the worker"."""
+
+    cause: Cause
+    words: str
 
 
 class WorkerProcess:
@@ -23,6 +37,7 @@ class WorkerProcess:
         self.ended = asyncio.Event()
         self._on_message = on_message
         self._closed = False
+        self._silent = False
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel[ToWorker, FromWorker] | None = None
 
@@ -58,25 +73,35 @@ class WorkerProcess:
         if self._channel:
             self._channel.hang_up()
 
-    async def close(self, patience: float) -> str:
-        """End the pipe and wait for the process, killing it after ``patience`` seconds.
+    def kill_for_silence(self) -> None:
+        """End the process by force, because it says nothing any more."""
+        self._silent = True
+        if self._process:
+            self._process.kill()
 
-        Returns how it ended, as the rest of a sentence that begins with "the worker".
-        """
+    async def close(self, patience: float) -> Ending:
+        """End the pipe and wait for the process, killing it after ``patience`` seconds."""
         self._closed = True
         return await asyncio.to_thread(self._close, patience)
 
-    def _close(self, patience: float) -> str:
+    def _close(self, patience: float) -> Ending:
         if self._channel:
             self._channel.close()
         if not self._process:
-            return "was never started"
+            return Ending("launch", "was never started")
         try:
-            return _exit_in_words(self._process.wait(patience))
+            return self._ending(self._process.wait(patience))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            return f"did not end within {patience:g} seconds and was killed"
+            return Ending("silence", f"did not end within {patience:g} seconds and was killed")
+
+    def _ending(self, status: int) -> Ending:
+        if self._silent:
+            return Ending("silence", "made no progress and was killed")
+        if status >= 0:
+            return Ending("exit", f"exited with status {status}")
+        return Ending("signal", f"was ended by {_signal_in_words(-status)}")
 
     def _deliver(self, message: FromWorker) -> None:
         if not self._closed:
@@ -102,10 +127,8 @@ def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) ->
         loop.call_soon_threadsafe(callback)
 
 
-def _exit_in_words(status: int) -> str:
-    if status >= 0:
-        return f"exited with status {status}"
+def _signal_in_words(number: int) -> str:
     try:
-        return f"was ended by {signal.Signals(-status).name}"
+        return signal.Signals(number).name
     except ValueError:
-        return f"was ended by signal {-status}"
+        return f"signal {number}"

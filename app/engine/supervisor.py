@@ -2,17 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Literal, Protocol
 
+from app.engine.backlog import NEWCOMER, Backlog
+from app.engine.forecast import Span
 from app.engine.job import Job
 from app.engine.messages import (
     Cancel,
     Done,
     Encoded,
     Failed,
+    Failure,
     FromWorker,
     LoadFailed,
     Loading,
@@ -22,21 +27,48 @@ from app.engine.messages import (
     Stats,
     Timings,
 )
-from app.engine.process import WorkerProcess
-from app.errors import GenerationFailed, NotReady, VariationsError, WorkerDied
+from app.engine.process import Cause, Ending, WorkerProcess
+from app.engine.quarantine import Quarantine
+from app.engine.watchdog import Patience, Watchdog
+from app.errors import (
+    GenerationFailed,
+    InvalidParameter,
+    NotReady,
+    OutOfMemory,
+    Quarantined,
+    VariationsError,
+    WorkerDied,
+    WorkerKilled,
+)
 from app.parameters import ModelInfo, Parameters
 
-PATIENCE = 5.0
-"""Seconds a worker is given to end by itself once its pipe has."""
+GOODBYE_SECONDS = 5.0
+"""A worker is given so long to end by itself once its pipe has."""
 
 RETRY_AFTER = 5.0
-"""Seconds after which asking a service again that is not ready makes sense."""
+"""Seconds after which to ask a service again that cannot say when it will be ready."""
 
 LONGEST_BACKOFF = 30.0
+
+MOST_FAILED_STARTS = 5
+"""After so many in a row whoever waits is told; starting goes on, half a minute apart."""
+
+PICTURES_AT_ONCE = 4
+"""Uploads that are pixels at a time: the others are bytes before it and embeddings after."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+_REMEMBERED_CANCELS = 4096
 
 logger = logging.getLogger(__name__)
 
 Phase = Literal["starting", "ready", "down", "stopped", "failed"]
+Read = Callable[[], Awaitable[Picture]]
+
+_ERRORS: dict[Failure, Callable[[str], VariationsError]] = {
+    "failed": GenerationFailed,
+    "memory": OutOfMemory,
+    "parameters": lambda message: InvalidParameter(message, field="scheduler"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +92,49 @@ class Metrics(Protocol):
     def pictures(self, ok: int, flagged: int) -> None: ...
     def failed(self, pictures: int = 1) -> None: ...
     def cancelled(self, pictures: int = 1) -> None: ...
+    def wasted_step(self, number: int) -> None: ...
     def worker_up(self, up: bool) -> None: ...
+    def restarted(self, cause: Cause) -> None: ...
+    def replayed(self, requests: int) -> None: ...
+    def suspected(self, requests: int) -> None: ...
+    def convicted(self) -> None: ...
     def queue(self, requests: int) -> None: ...
 
 
 class Supervisor:
     """The worker as the API process sees it. All of it belongs to one event loop."""
 
-    def __init__(self, start: Start, metrics: Metrics) -> None:
+    def __init__(self, start: Start, metrics: Metrics, patience: Patience | None = None) -> None:
         self.state = WorkerState("stopped", "not started")
         self.model: ModelInfo | None = None
         self.max_rows: int | None = None
         self._start = start
         self._metrics = metrics
-        self._jobs: dict[str, Job] = {}
+        self._backlog = Backlog()
+        self._watchdog = Watchdog(patience or Patience(), monotonic)
+        self._quarantine = Quarantine(monotonic)
+        self._pixels = asyncio.Semaphore(PICTURES_AT_ONCE)
+        self._wasted: OrderedDict[str, int] = OrderedDict()
         self._worker: WorkerProcess | None = None
         self._lives: asyncio.Task[None] | None = None
-        self._backoff = _backoff()
+        self._failed_starts = 0
+        self._idle_lives = 0
+        self._launched_at = 0.0
+        self._start_seconds: float | None = None
 
     @property
     def pending(self) -> int:
         """Requests accepted and not yet answered."""
-        return len(self._jobs)
+        return len(self._backlog)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether requests are taken: by a worker, or to wait for the next one to start."""
+        if self.state.phase == "ready":
+            return True
+        return self._start_seconds is not None and self.state.phase in ("down", "starting") and (
+            self._failed_starts == 0
+        )  # fmt: skip
 
     @property
     def worker_pid(self) -> int | None:
@@ -102,39 +155,107 @@ class Supervisor:
                 await self._lives
         self._fail_all("The service was stopped before the request was done")
         if self._worker:
-            await self._worker.close(PATIENCE)
+            await self._worker.close(GOODBYE_SECONDS)
 
-    async def run(self, request_id: str, picture: Picture, parameters: Parameters) -> Done:
+    async def run(
+        self, request_id: str, read: Read, parameters: Parameters, fingerprint: bytes
+    ) -> Done:
         """Make the variations. Cancelling the awaiting task frees the worker at its next step.
 
-        Raises :class:`NotReady`, :class:`GenerationFailed` or :class:`WorkerDied`.
+        ``read`` gives the picture, and is called when there is room for its pixels; what it raises
+        is raised here. ``fingerprint`` is the same for requests that are alike.
+
+        Raises :class:`NotReady`, :class:`Quarantined`, :class:`GenerationFailed` or
+        :class:`WorkerDied`.
         """
-        job = self._accept(request_id, picture, parameters)
-        del picture  # the job drops the pixels once they are encoded; so must this frame
+        job = self._accept(request_id, parameters, fingerprint)
         try:
+            await self._hand_over(job, read)
             return await job.answer
+        except asyncio.CancelledError:
+            self._metrics.cancelled(job.parameters.n)
+            raise
         finally:
             self._release(job)
 
-    def _accept(self, request_id: str, picture: Picture, parameters: Parameters) -> Job:
-        if self.state.phase != "ready" or self._worker is None:
+    # What is to come
+
+    def foresee(self, parameters: Parameters) -> Span:
+        """When a request would start and be finished if it were accepted now, in seconds."""
+        span = self._backlog.foresee(parameters)[NEWCOMER]
+        wait = self._restart_seconds()
+        return Span(wait + span.started, wait + span.finished)
+
+    def finishes(self) -> dict[str, float]:
+        """Seconds until every accepted request will be finished, by its id."""
+        wait = self._restart_seconds()
+        return {name: wait + span.finished for name, span in self._backlog.foresee().items()}
+
+    def ready_in(self) -> float:
+        """Seconds until there should be a worker; a guess where there has been none yet."""
+        if self.state.phase == "ready":
+            return 0.0
+        known = self._start_seconds is not None and self._failed_starts == 0
+        return max(1.0, self._restart_seconds()) if known else RETRY_AFTER
+
+    def _restart_seconds(self) -> float:
+        if self.state.phase == "ready" or self._start_seconds is None:
+            return 0.0
+        return max(0.0, self._launched_at + self._start_seconds - monotonic())
+
+    # A request's way
+
+    def _accept(self, request_id: str, parameters: Parameters, fingerprint: bytes) -> Job:
+        if not self.accepting:
             message = f"The worker is not ready: {self.state.reason}"
-            raise NotReady(message, retry_after=RETRY_AFTER)
-        if request_id in self._jobs:
-            raise ValueError(f"request {request_id!r} is already waiting for its answer")
+            raise NotReady(message, retry_after=self.ready_in())
+        self._refuse_quarantined(fingerprint)
         answer = asyncio.get_running_loop().create_future()
-        job = self._jobs[request_id] = Job(request_id, parameters, picture, answer)
+        job = Job(request_id, parameters, fingerprint, answer)
+        self._backlog.add(job)
         self._metrics.queue(self.pending)
-        self._worker.send(job.submit())
         return job
 
+    def _refuse_quarantined(self, fingerprint: bytes) -> None:
+        left = self._quarantine.left(fingerprint)
+        if left > 0:
+            raise Quarantined(
+                "A request with this picture and these parameters ended the worker three times; "
+                f"its like is refused for another {left:.0f} s. Send another picture or other "
+                "parameters",
+                field="image",
+            )
+
+    async def _hand_over(self, job: Job, read: Read) -> None:
+        """Get the picture, and see it become an embedding."""
+        async with self._pixels:
+            if not job.answered:
+                job.source = await read()
+                self._feed()
+                await job.moved_on.wait()
+
+    def _feed(self) -> None:
+        """Submit to the worker what it should have now."""
+        if self.state.phase != "ready" or self._worker is None:
+            return
+        if not self._backlog.submitted:
+            self._watchdog.heard()
+        for job in self._backlog.due():
+            job.submitted = True
+            self._worker.send(job.submit())
+
     def _release(self, job: Job) -> None:
-        del self._jobs[job.request_id]
+        self._backlog.remove(job)
         self._metrics.queue(self.pending)
-        if job.answer.cancelled():
-            self._metrics.cancelled(job.parameters.n)
-            if self._worker:
-                self._worker.send(Cancel(job.request_id))
+        if job.abandon() and job.submitted and self._worker:
+            self._cancel(self._worker, job.request_id)
+        self._feed()
+
+    def _cancel(self, worker: WorkerProcess, request_id: str) -> None:
+        worker.send(Cancel(request_id))
+        self._wasted[request_id] = 0
+        if len(self._wasted) > _REMEMBERED_CANCELS:
+            self._wasted.popitem(last=False)
 
     # The worker's lives
 
@@ -144,29 +265,97 @@ class Supervisor:
             ending = await self._live_once()
             if self.state.phase == "failed":
                 return
-            delay = next(self._backoff)
-            logger.error("The worker %s; starting another in %g s", ending, delay)
-            self._enter("down", f"the worker {ending}")
+            self._metrics.restarted(ending.cause)
+            delay = self._delay()
+            self._launched_at = monotonic() + delay
+            logger.error(
+                "The worker %s; starting another in %g s; unfinished requests: %d",
+                ending.words,
+                delay,
+                self.pending,
+            )
+            self._enter("down", self._why_down(ending))
             await asyncio.sleep(delay)
-            self._enter("starting", f"starting again, since the worker {ending}")
+            self._enter("starting", f"starting again, since the worker {ending.words}")
 
-    async def _live_once(self) -> str:
+    async def _live_once(self) -> Ending:
         """A worker from launch to end; returns how it ended."""
         worker = self._worker = WorkerProcess(self._receive)
+        self._launched_at = monotonic()
+        self._watchdog.heard()
         try:
             worker.launch(self._start)
         except OSError as error:
-            return f"could not be started: {error.strerror}"
-        await worker.ended.wait()
-        if self.state.phase != "failed":
-            self._enter("down", "the worker has ended")
-        # Before the exit status is known: a large process takes its time to go.
-        self._fail_all("The worker ended before the request was done")
-        return await worker.close(PATIENCE)
+            self._failed_starts += 1
+            return Ending("launch", f"could not be started: {error.strerror}")
+        watch = asyncio.create_task(self._watch(worker))
+        try:
+            await worker.ended.wait()
+        finally:
+            watch.cancel()
+        self._lose_worker()
+        return await worker.close(GOODBYE_SECONDS)
+
+    async def _watch(self, worker: WorkerProcess) -> None:
+        """Kill the worker if it goes silent over its work."""
+        while True:
+            await asyncio.sleep(min(max(self._patience_left(), 0.0), _LOOK_AGAIN_SECONDS))
+            if self._patience_left() <= 0:
+                # Had this process itself been held up, what the worker said comes in only now.
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                if self._patience_left() <= 0:
+                    worker.kill_for_silence()
+                    return
+
+    def _patience_left(self) -> float:
+        if self.state.phase == "ready":
+            if not self._backlog.submitted:
+                self._watchdog.heard()
+            return self._watchdog.left(self._backlog.turn_seconds())
+        return self._watchdog.left(None)
+
+    def _lose_worker(self) -> None:
+        """The worker has ended. Before its exit status is known: a large process takes its time."""
+        match self.state.phase:
+            case "failed":
+                return
+            case "ready":
+                self._idle_lives += 1
+                self._blame()
+            case _:
+                self._failed_starts += 1
+        self._enter("down", "the worker has ended")
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            self._fail_all("The worker ended before the request was done, and no other starts")
+
+    def _blame(self) -> None:
+        """Find the suspects among those that were running, and convict who was alone."""
+        self._metrics.replayed(self._backlog.submitted)
+        running = self._backlog.worker_lost()
+        for job in running:
+            if job.convicted:
+                self._quarantine.add(job.fingerprint)
+                self._metrics.convicted()
+                logger.error("Request %s ends workers; it is not run again", job.request_id)
+                self._fail(job, WorkerKilled(_CONVICTION))
+        suspects = [job for job in running if job.suspect and not job.convicted]
+        self._metrics.suspected(len(suspects))
+        if suspects:
+            names = ", ".join(job.request_id for job in suspects)
+            logger.warning("Running in two deaths of a worker, so now alone: %s", names)
+
+    def _delay(self) -> float:
+        """Seconds before the next start: none at first, then 1, 2, 4 … 30 until work gets done."""
+        idle = self._failed_starts + self._idle_lives
+        return 0.0 if idle <= 1 else min(2.0 ** (idle - 2), LONGEST_BACKOFF)
+
+    def _why_down(self, ending: Ending) -> str:
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            return f"no worker has started in {self._failed_starts} tries: it {ending.words}"
+        return f"the worker {ending.words}"
 
     def _fail_all(self, message: str) -> None:
-        """Answer everybody who waits. Running their jobs again instead would begin here."""
-        for job in self._jobs.values():
+        for job in self._backlog:
             self._fail(job, WorkerDied(message))
 
     def _enter(self, phase: Phase, reason: str, fraction: float | None = None) -> None:
@@ -178,45 +367,60 @@ class Supervisor:
     def _receive(self, message: FromWorker) -> None:
         if self.state.phase == "stopped":  # sent before the worker heard of it
             return
+        self._watchdog.heard()
         match message:
             case Loading(stage, fraction):
                 self._enter("starting", stage, fraction)
+                if fraction is not None:  # a download, which the next worker will not repeat
+                    self._launched_at = monotonic()
             case Ready():
                 self._become_ready(message)
             case LoadFailed(reason):
                 self._give_up(reason)
             case Stats():
-                self._metrics.step(message)
+                self._count(message)
             case Encoded() | Done() | Failed():
                 self._answer(message)
 
     def _become_ready(self, ready: Ready) -> None:
-        self.model, self.max_rows = ready.model, ready.max_rows
+        self.model, self.max_rows = ready.model, ready.buckets[-1]
         self._start = replace(self._start, step_seconds=ready.step_seconds)
-        self._backoff = _backoff()
+        self._start_seconds = monotonic() - self._launched_at
+        self._failed_starts = 0
+        self._backlog.worker_ready(ready)
         self._enter("ready", "ready")
-        logger.info("Ready: %s, at most %d rows in a step", ready.model.id, ready.max_rows)
+        logger.info("Ready: %s, at most %d rows in a step", ready.model.id, self.max_rows)
+        self._feed()
 
     def _give_up(self, reason: str) -> None:
         logger.error("The worker cannot be started: %s", reason)
         self._enter("failed", reason)
+        self._fail_all(f"The worker ended, and no other can be started: {reason}")
         if self._worker:
             self._worker.hang_up()
 
+    def _count(self, stats: Stats) -> None:
+        self._backlog.stepped(stats)
+        self._metrics.step(stats)
+        for request_id in {name for name, _ in stats.members} & self._wasted.keys():
+            self._wasted[request_id] += 1
+            self._metrics.wasted_step(self._wasted[request_id])
+
     def _answer(self, message: Encoded | Done | Failed) -> None:
-        job = self._jobs.get(message.request_id)
+        job = self._backlog.get(message.request_id)
         if job is None:  # its caller has gone meanwhile
             return
         match message:
             case Encoded(_, embedding):
-                job.source = embedding
+                self._backlog.encoded(job, embedding)
             case Done():
                 self._finish(job, message)
-            case Failed(_, reason):
-                self._fail(job, GenerationFailed(reason))
+            case Failed(_, reason, kind):
+                self._fail(job, _ERRORS[kind](reason))
 
     def _finish(self, job: Job, done: Done) -> None:
-        if job.answer.done():
+        self._idle_lives = 0
+        if job.answered:
             return
         job.finish(done)
         flagged = sum(picture is None for picture in done.pictures)
@@ -224,15 +428,13 @@ class Supervisor:
         self._metrics.stages(done.timings)
 
     def _fail(self, job: Job, error: VariationsError) -> None:
-        if job.answer.done():
+        if job.answered:
             return
         job.fail(error)
         self._metrics.failed(job.parameters.n)
 
 
-def _backoff() -> Iterator[float]:
-    """Seconds before the next start: 1, 2, 4 … 30."""
-    delay = 1.0
-    while True:
-        yield delay
-        delay = min(2 * delay, LONGEST_BACKOFF)
+_CONVICTION = (
+    "The request was running when the worker ended, three times, the last time alone in it. "
+    "It is not run again, and its like is refused for ten minutes"
+)

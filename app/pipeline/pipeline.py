@@ -103,6 +103,11 @@ class Pipeline:
         _place(parts, chosen, attention_slicing, vae_slicing)
         return cls(info, parts, chosen, _preprocessing(parts, defaults))
 
+    def free_memory(self) -> None:
+        """Give back to the device what the allocator keeps for later, to be tried anew."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def encode(self, picture: Picture, fit: Fit) -> Embedding:
         """The un-normalised projected CLIP embedding ``float32 [D]`` of a ``uint8 [H, W, 3]``.

@@ -1,6 +1,5 @@
 """``python -m app.worker FD``: serve over the inherited socket ``FD`` until it ends."""
 
-import logging
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -11,9 +10,6 @@ from app.worker.serving import serve
 def main() -> None:
     """Become deaf to what ends the API process, and serve."""
     _ignore_ending_signals()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s worker: %(message)s"
-    )
     serve(Connection(int(sys.argv[1])))
 
 

@@ -5,26 +5,30 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import NoReturn, cast
+from typing import NoReturn, TypeVar, cast
 
 import torch
 
 from app.engine.batcher import Batch, Batcher, Ticket
+from app.engine.ceiling import Ceiling
 from app.engine.messages import (
     Cancel,
     Embedding,
     Encoded,
     Failed,
+    Failure,
     FromWorker,
     Picture,
     Stats,
     Submit,
     ToWorker,
 )
-from app.errors import VariationsError
+from app.errors import CheckpointError, InvalidParameter, VariationsError
 from app.pipeline import Decoded, Pipeline, Step
+from app.worker.besides import Besides
 from app.worker.work import Work
 
 DeviceLost = torch.AcceleratorError
@@ -38,6 +42,12 @@ Inbox = SimpleQueue[tuple[float, ToWorker]]
 NOT_ENCODED = "The picture could not be encoded"
 NOT_STEPPED = "A denoising step failed for this request"
 NOT_DECODED = "A picture could not be decoded"
+NOT_ENOUGH_MEMORY = "The device's memory does not hold this request, even with nothing else running"
+
+TRIES = 5
+"""Of what fails by itself: an error that passes, another program's memory, is nobody's loss."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,8 @@ class Worker:
         self._flights: deque[Flight] = deque()
         self._undecoded: deque[Ticket] = deque()
         self._last_landing = 0.0
+        self._ceiling = Ceiling(batcher)
+        self._besides = Besides()
 
     def run(self) -> NoReturn:
         """Take turns for ever."""
@@ -123,9 +135,9 @@ class Worker:
         self._unencoded = deque(s for s in self._unencoded if s.request_id != request_id)
         self._undecoded = deque(t for t in self._undecoded if t.request_id != request_id)
 
-    def _fail(self, request_id: str, message: str) -> None:
+    def _fail(self, request_id: str, message: str, kind: Failure = "failed") -> None:
         self._drop(request_id)
-        self._send(Failed(request_id, message))
+        self._send(Failed(request_id, message, kind))
 
     # Encode
 
@@ -134,13 +146,16 @@ class Worker:
         if not self._unencoded:
             return
         submit = self._unencoded.popleft()
+        started = perf_counter()
         try:
-            self._join(self._works[submit.request_id], self._embedding(submit))
+            embedding = self._persistently("encode", lambda: self._embedding(submit))
+            self._join(self._works[submit.request_id], embedding)
         except DeviceLost:
             raise
         except Exception as error:
             logger.exception("Request %s could not be started", submit.request_id)
-            self._fail(submit.request_id, _for_the_caller(error, NOT_ENCODED))
+            self._fail(submit.request_id, *_for_the_caller(error, NOT_ENCODED))
+        self._besides.encoded(perf_counter() - started)
 
     def _embedding(self, submit: Submit) -> Embedding:
         if submit.source.ndim == 1:
@@ -174,33 +189,49 @@ class Worker:
 
     def _submit(self, batch: Batch) -> Flight:
         started = perf_counter()
-        try:
-            steps = [self._call(batch.tickets, batch.bucket)]
-        except DeviceLost:
-            raise
-        except Exception:
-            logger.exception("A step of %d rows failed; its members go on alone", batch.rows)
-            steps = self._call_each(batch)
+        steps = self._call(batch.tickets, batch.bucket)
         return Flight(batch, tuple(steps), tuple(self._batcher.advance(batch)), started)
 
-    def _call(self, tickets: Sequence[Ticket], bucket: int) -> Step:
+    def _call(self, tickets: Sequence[Ticket], bucket: int) -> list[Step]:
+        """One step of ``tickets``: in one call, or where that fails in halves, down to the culprit.
+
+        A member that has failed meanwhile, by another of its samples, is left out.
+        """
+        tickets = [ticket for ticket in tickets if ticket.request_id in self._works]
+        if not tickets:
+            return []
+        if len(tickets) == 1:
+            return self._call_alone(tickets[0], bucket)
+        try:
+            return [self._call_together(tickets, bucket)]
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._note("step", error, rows=_rows(tickets))
+        middle = len(tickets) // 2
+        return [
+            step
+            for half in (tickets[:middle], tickets[middle:])
+            for step in self._call(half, self._batcher.bucket(_rows(half)))
+        ]
+
+    def _call_together(self, tickets: Sequence[Ticket], bucket: int) -> Step:
         samples = [self._works[ticket.request_id].samples[ticket.index] for ticket in tickets]
         return self._pipeline.step(samples, bucket)
 
-    def _call_each(self, batch: Batch) -> list[Step]:
-        """The same step member by member, so that only the culprit fails."""
-        steps = []
-        for ticket in batch.tickets:
-            if ticket.request_id not in self._works:  # has failed by another of its samples
-                continue
-            try:
-                steps.append(self._call([ticket], self._batcher.bucket(ticket.rows)))
-            except DeviceLost:
-                raise
-            except Exception as error:
-                logger.exception("Request %s failed in a step", ticket.request_id)
-                self._fail(ticket.request_id, _for_the_caller(error, NOT_STEPPED))
-        return steps
+    def _call_alone(self, ticket: Ticket, bucket: int) -> list[Step]:
+        # What does not fit padded may fit by itself.
+        buckets = chain(repeat(bucket, TRIES // 2), repeat(ticket.rows))
+        try:
+            return [
+                self._persistently("step", lambda: self._call_together([ticket], next(buckets)))
+            ]
+        except DeviceLost:
+            raise
+        except Exception as error:
+            logger.exception("Request %s failed in a step", ticket.request_id)
+            self._fail(ticket.request_id, *_for_the_caller(error, NOT_STEPPED))
+            return []
 
     def _land(self, flight: Flight) -> None:
         """Wait until the device has done a step, and count it."""
@@ -213,7 +244,22 @@ class Worker:
         for work in works:
             work.count_step(started, ended)
         self._undecoded.extend(t for t in flight.finished if t.request_id in self._works)
-        self._send(_stats(flight.batch, works, ended - started))
+        self._ceiling.stepped()
+        self._send(self._stats(flight, works, ended - started))
+
+    def _stats(self, flight: Flight, works: Sequence[Work], seconds: float) -> Stats:
+        batch = flight.batch
+        return Stats(
+            seconds=seconds,
+            rows=batch.rows,
+            bucket=batch.bucket,
+            size=batch.size,
+            members=tuple((ticket.request_id, ticket.index) for ticket in batch.tickets),
+            schedules=len({work.schedule for work in works}),
+            waiting_rows=batch.waiting_rows,
+            cap=self._batcher.cap,
+            **self._besides.taken(),
+        )
 
     def _works_of(self, tickets: Sequence[Ticket]) -> list[Work]:
         """The requests of ``tickets`` that are still wanted, each once."""
@@ -230,6 +276,7 @@ class Worker:
         started = perf_counter()
         decoded = self._decoded(tickets)
         seconds = perf_counter() - started
+        self._besides.decoded(len(tickets), seconds)
         for work in self._works_of(tickets):
             work.decode += seconds
         for ticket, each in zip(tickets, decoded, strict=True):
@@ -243,27 +290,69 @@ class Worker:
             self._undecoded.remove(ticket)
         return tickets
 
-    def _decoded(self, tickets: Sequence[Ticket]) -> list[Decoded]:
-        """One result for each, an error for the culprit alone where decoding raises."""
+    def _decoded(self, tickets: Sequence[Ticket]) -> list[Decoded | Exception]:
+        """One result for each; where decoding fails it is done in halves, down to the culprit."""
         samples = [self._works[ticket.request_id].samples[ticket.index] for ticket in tickets]
+        if len(tickets) == 1:
+            return [self._decoded_alone(tickets[0])]
         try:
-            return self._pipeline.decode(samples)
+            return [*self._pipeline.decode(samples)]
         except DeviceLost:
             raise
         except Exception as error:
-            logger.exception("Decoding %d pictures failed", len(tickets))
-            if len(tickets) == 1:
-                return [Decoded(None, error=_for_the_caller(error, NOT_DECODED))]
-            return [self._decoded([ticket])[0] for ticket in tickets]
+            self._note("decode", error)
+        middle = len(tickets) // 2
+        return self._decoded(tickets[:middle]) + self._decoded(tickets[middle:])
 
-    def _keep(self, ticket: Ticket, decoded: Decoded) -> None:
+    def _decoded_alone(self, ticket: Ticket) -> Decoded | Exception:
+        sample = self._works[ticket.request_id].samples[ticket.index]
+        try:
+            return self._persistently("decode", lambda: self._pipeline.decode([sample]))[0]
+        except DeviceLost:
+            raise
+        except Exception as error:
+            logger.exception("A picture of request %s could not be decoded", ticket.request_id)
+            return error
+
+    def _keep(self, ticket: Ticket, decoded: Decoded | Exception) -> None:
         work = self._works.get(ticket.request_id)
         if work is None:  # has failed by another of its pictures
             return
-        if decoded.error:
+        if isinstance(decoded, Exception):
+            self._fail(ticket.request_id, *_for_the_caller(decoded, NOT_DECODED))
+        elif decoded.error:
             self._fail(ticket.request_id, decoded.error)
         else:
             work.keep(ticket.index, decoded.picture)
+
+    # Misfortune
+
+    def _persistently(self, stage: str, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` returns, by its last of several tries at the latest.
+
+        Our own errors are about the request and would come again; those of a lost device too.
+        """
+        for _ in range(TRIES - 1):
+            try:
+                return attempt()
+            except (DeviceLost, VariationsError):
+                raise
+            except Exception as error:
+                self._note(stage, error)
+        return attempt()
+
+    def _note(self, stage: str, error: Exception, rows: int | None = None) -> None:
+        """Log an error that is going to be tried again; where memory ran out, make room first."""
+        logger.warning("In %s: %s: %s; trying again", stage, type(error).__name__, error)
+        if not _is_memory(error):
+            return
+        self._besides.ran_out(stage)
+        if rows is not None:
+            self._ceiling.lower(rows)
+        for flight in self._flights:
+            for step in flight.steps:
+                step.wait()
+        self._pipeline.free_memory()
 
     # Report
 
@@ -274,17 +363,25 @@ class Worker:
             self._send(work.done())
 
 
-def _stats(batch: Batch, works: Sequence[Work], seconds: float) -> Stats:
-    return Stats(
-        seconds=seconds,
-        rows=batch.rows,
-        bucket=batch.bucket,
-        requests=len(works),
-        schedules=len({work.schedule for work in works}),
-        waiting_rows=batch.waiting_rows,
-    )
+def _rows(tickets: Sequence[Ticket]) -> int:
+    return sum(ticket.rows for ticket in tickets)
 
 
-def _for_the_caller(error: Exception, otherwise: str) -> str:
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so of a CPU's in words alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _for_the_caller(error: Exception, otherwise: str) -> tuple[str, Failure]:
     """Our own words about what happened, and never those of a library."""
-    return error.message if isinstance(error, VariationsError) else otherwise
+    match error:
+        case InvalidParameter() | CheckpointError():
+            return error.message, "parameters"
+        case VariationsError():
+            return error.message, "failed"
+        case _ if _is_memory(error):
+            return NOT_ENOUGH_MEMORY, "memory"
+        case _:
+            return otherwise, "failed"

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from time import perf_counter
 
+from app import logs
 from app.engine.batcher import Batcher
 from app.engine.channel import Channel
 from app.engine.knee import powers_of_two
@@ -40,7 +41,7 @@ def serve(connection: Connection) -> None:
     _, start = inbox.get()
     if not isinstance(start, Start):
         raise TypeError(f"the first message is a Start, not {start!r}")
-    logging.getLogger("app").setLevel(start.log_level.upper())
+    logs.configure(start.log_level, start.log_format, "worker")
     try:
         worker = _prepare(start, inbox, channel.send)
     except CheckpointError as error:
@@ -54,15 +55,24 @@ def serve(connection: Connection) -> None:
 def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
     pipeline = _load(start, send)
     send(Loading("warming up"))
-    knee = warm_up(pipeline, start)
+    warmth = warm_up(pipeline, start)
+    knee = warmth.knee
     logger.debug(
         "Seconds of a step by rows: %s; at most %d rows", _rounded(knee.step_seconds), knee.cap
     )
-    batcher = Batcher(buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket))
-    send(Ready(pipeline.model, knee.cap, knee.step_seconds))
-    return Worker(
-        pipeline, batcher, inbox, send, decoded_at_once=1 if start.fixed_bucket else DECODED_AT_ONCE
+    sizes = buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket)
+    decoded_at_once = 1 if start.fixed_bucket else DECODED_AT_ONCE
+    send(
+        Ready(
+            pipeline.model,
+            tuple(sizes),
+            knee.step_seconds,
+            warmth.encode_seconds,
+            warmth.decode_seconds,
+            decoded_at_once,
+        )
     )
+    return Worker(pipeline, Batcher(sizes), inbox, send, decoded_at_once=decoded_at_once)
 
 
 def _load(start: Start, send: Send) -> Pipeline:

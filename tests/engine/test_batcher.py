@@ -153,6 +153,27 @@ def test_the_same_sample_cannot_stand_in_line_twice() -> None:
         batcher.add(ticket("a"))
 
 
+def test_a_lowered_cap_lets_fewer_take_part_until_it_is_raised_again() -> None:
+    batcher = Batcher([2, 4, 8])
+    for name in "abc":
+        batcher.add(ticket(name, steps=9))
+    batcher.limit(4)
+    assert names(step(batcher)) == ["a", "b"]
+    batcher.limit(99)
+    assert batcher.cap == 8
+    assert names(step(batcher)) == ["a", "b", "c"]
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    batcher = Batcher([8])
+    batcher.add(ticket("a", steps=2))
+    twin = batcher.copy()
+    step(twin)
+    step(twin)
+    assert (len(twin), len(batcher)) == (0, 1)
+    assert batcher.rows == 2
+
+
 # Over generated schedules
 
 

@@ -18,7 +18,7 @@ DONE = Done("a", (None,), Timings(0, 0, 0, 0, 5))
 
 async def a_job() -> Job:
     answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-    return Job("a", PARAMETERS, np.zeros((2, 2, 3), np.uint8), answer)
+    return Job("a", PARAMETERS, b"like it", answer, np.zeros((2, 2, 3), np.uint8))
 
 
 async def test_a_late_answer_to_a_cancelled_job_is_dropped() -> None:

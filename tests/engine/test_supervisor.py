@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -17,17 +16,19 @@ import pytest
 
 from app.engine import supervisor as module
 from app.engine.messages import Done, Picture, Start, Stats, Timings
+from app.engine.process import Cause
 from app.engine.supervisor import Supervisor
-from app.errors import GenerationFailed, NotReady, WorkerDied
+from app.engine.watchdog import Patience
+from app.errors import GenerationFailed, NotReady, Quarantined, WorkerKilled
 from app.parameters import Fit, Parameters, Scheduler
 
 pytestmark = pytest.mark.anyio
 
-LONG = 60.0
+LONG = 180.0
 """Seconds after which a test gives up on a worker."""
 
 SHORT_REQUEST = Parameters(1, 3.0, 4, Scheduler.DDIM, 7, 64, 64, Fit.SQUASH)
-ENDLESS_REQUEST = replace(SHORT_REQUEST, n=8, num_inference_steps=100, scheduler=Scheduler.LMS)
+ENDLESS_REQUEST = replace(SHORT_REQUEST, n=8, num_inference_steps=100, scheduler=Scheduler.HEUN)
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Diary:
     counted: dict[str, int] = field(default_factory=dict)
     queued: list[int] = field(default_factory=list)
     ups: list[bool] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
+    wasted: list[int] = field(default_factory=list)
     _entry: asyncio.Event = field(default_factory=asyncio.Event)
 
     def step(self, stats: Stats) -> None:
@@ -57,6 +60,22 @@ class Diary:
 
     def cancelled(self, pictures: int = 1) -> None:
         self._count("cancelled", pictures)
+
+    def wasted_step(self, number: int) -> None:
+        self.wasted.append(number)
+
+    def restarted(self, cause: Cause) -> None:
+        self.causes.append(cause)
+        self._entry.set()
+
+    def replayed(self, requests: int) -> None:
+        self._count("replayed", requests)
+
+    def suspected(self, requests: int) -> None:
+        self._count("suspected", requests)
+
+    def convicted(self) -> None:
+        self._count("convicted", 1)
 
     def worker_up(self, up: bool) -> None:
         self.ups.append(up)
@@ -93,7 +112,7 @@ def start_message(model: str | Path) -> Start:
 @asynccontextmanager
 async def supervised(model: str | Path) -> AsyncIterator[tuple[Supervisor, Diary]]:
     diary = Diary()
-    supervisor = Supervisor(start_message(model), diary)
+    supervisor = Supervisor(start_message(model), diary, Patience(starting=LONG, working=5.0))
     await supervisor.start()
     try:
         yield supervisor, diary
@@ -118,6 +137,19 @@ async def running(tiny_checkpoint: Path) -> AsyncIterator[tuple[Supervisor, Diar
 
 def a_picture() -> Picture:
     return np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+async def run(
+    supervisor: Supervisor,
+    name: str,
+    parameters: Parameters = SHORT_REQUEST,
+    picture: Picture | None = None,
+    fingerprint: bytes = b"",
+) -> Done:
+    async def read() -> Picture:
+        return a_picture() if picture is None else picture
+
+    return await supervisor.run(name, read, parameters, fingerprint or name.encode())
 
 
 def assert_same(one: Done, other: Done) -> None:
@@ -161,24 +193,24 @@ async def test_mixed_requests_share_steps_and_come_out_as_if_alone(
     }
     diary.steps.clear()
     together = await asyncio.gather(
-        *(supervisor.run(name, a_picture(), asked) for name, asked in requests.items())
+        *(run(supervisor, name, asked) for name, asked in requests.items())
     )
     assert max(stats.schedules for stats in diary.steps) == 2
     for (name, asked), shared in zip(requests.items(), together, strict=True):
-        assert_same(await supervisor.run(f"{name} alone", a_picture(), asked), shared)
+        assert_same(await run(supervisor, f"{name} alone", asked), shared)
 
 
 async def test_a_cancelled_request_frees_the_worker(running: tuple[Supervisor, Diary]) -> None:
     supervisor, diary = running
     diary.steps.clear()
     cancelled = diary.counted.get("cancelled", 0)
-    task = asyncio.create_task(supervisor.run("gone", a_picture(), ENDLESS_REQUEST))
+    task = asyncio.create_task(run(supervisor, "gone", ENDLESS_REQUEST))
     await diary.until(lambda: bool(diary.steps))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert supervisor.pending == 0
-    await supervisor.run("next", a_picture(), SHORT_REQUEST)
+    await run(supervisor, "next", SHORT_REQUEST)
     assert [stats.rows for stats in diary.steps[-4:]] == [2, 2, 2, 2]
     assert len(diary.steps) < 100
     assert diary.counted["cancelled"] == cancelled + 8
@@ -189,10 +221,10 @@ async def test_the_pixels_are_let_go_once_they_are_encoded(
 ) -> None:
     supervisor, diary = running
     diary.steps.clear()
-    task = asyncio.create_task(supervisor.run("long", a_picture(), ENDLESS_REQUEST))
+    task = asyncio.create_task(run(supervisor, "long", ENDLESS_REQUEST))
     await diary.until(lambda: bool(diary.steps))
-    [job] = supervisor._jobs.values()
-    assert job.source.dtype == np.float32
+    [job] = supervisor._backlog
+    assert job.submit().source.dtype == np.float32
     assert job.submit().source.shape == (24,)
     task.cancel()
 
@@ -204,8 +236,8 @@ async def test_what_the_model_cannot_do_fails_that_request_alone(
     failed = diary.counted.get("failed", 0)
     nobody = np.zeros((0, 0, 3), np.uint8)
     bad, good = await asyncio.gather(
-        supervisor.run("bad", nobody, SHORT_REQUEST),
-        supervisor.run("good", a_picture(), SHORT_REQUEST),
+        run(supervisor, "bad", SHORT_REQUEST, nobody),
+        run(supervisor, "good", SHORT_REQUEST),
         return_exceptions=True,
     )
     assert isinstance(bad, GenerationFailed)
@@ -215,10 +247,10 @@ async def test_what_the_model_cannot_do_fails_that_request_alone(
 
 async def test_an_identifier_is_taken_only_once(running: tuple[Supervisor, Diary]) -> None:
     supervisor, _ = running
-    first = asyncio.create_task(supervisor.run("same", a_picture(), SHORT_REQUEST))
+    first = asyncio.create_task(run(supervisor, "same", SHORT_REQUEST))
     await asyncio.sleep(0)
     with pytest.raises(ValueError, match="already waiting"):
-        await supervisor.run("same", a_picture(), SHORT_REQUEST)
+        await run(supervisor, "same", SHORT_REQUEST)
     await first
 
 
@@ -229,45 +261,117 @@ async def test_ctrl_c_and_sigterm_do_not_concern_the_worker(
     assert supervisor.worker_pid is not None
     os.kill(supervisor.worker_pid, signal.SIGINT)
     os.kill(supervisor.worker_pid, signal.SIGTERM)
-    assert await supervisor.run("after signals", a_picture(), SHORT_REQUEST)
+    assert await run(supervisor, "after signals", SHORT_REQUEST)
 
 
-async def test_when_the_worker_dies_everybody_is_told_and_another_is_started(
+async def test_when_the_worker_dies_its_requests_are_run_again_in_the_next(
     running: tuple[Supervisor, Diary],
 ) -> None:
     supervisor, diary = running
-    before = await supervisor.run("before", a_picture(), SHORT_REQUEST)
+    asked = replace(SHORT_REQUEST, n=2, num_inference_steps=60)
+    before = await run(supervisor, "before", asked)
     diary.steps.clear()
-    waiting = [
-        asyncio.create_task(supervisor.run(f"waiting {i}", a_picture(), ENDLESS_REQUEST))
-        for i in range(3)
-    ]
+    waiting = [asyncio.create_task(run(supervisor, f"waiting {i}", asked)) for i in range(3)]
     await diary.until(lambda: bool(diary.steps))
     dead = supervisor.worker_pid
     assert dead is not None
     os.kill(dead, signal.SIGKILL)
-    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [WorkerDied] * 3
-    assert supervisor.pending == 0
-    assert supervisor.state.phase == "down"
-    with pytest.raises(NotReady, match=r"worker (has|was) ended"):
-        await supervisor.run("too early", a_picture(), SHORT_REQUEST)
-    await diary.until(lambda: "SIGKILL" in supervisor.state.reason)
-    assert diary.ups[-1] is False
-
-    await diary.until(lambda: supervisor.state.phase == "ready")
+    await diary.until(lambda: diary.ups[-1] is False)
+    assert supervisor.accepting
+    late = asyncio.create_task(run(supervisor, "late", asked))
+    for answer in [*await asyncio.gather(*waiting), await late]:
+        assert_same(answer, before)
     assert supervisor.worker_pid != dead
-    assert_same(await supervisor.run("after", a_picture(), SHORT_REQUEST), before)
+    assert diary.causes == ["signal"]
+    assert diary.counted["replayed"] == 3
+    assert supervisor.pending == 0
 
 
-def test_restarts_wait_longer_and_longer_up_to_half_a_minute() -> None:
-    assert list(islice(module._backoff(), 7)) == [1, 2, 4, 8, 16, 30, 30]
+async def kill_running_worker(supervisor: Supervisor, diary: Diary, name: str) -> None:
+    """Kill it once ``name`` takes part in its steps, and wait until that is known."""
+    diary.steps.clear()
+    await diary.until(lambda: any((name, 0) in s.members for s in diary.steps))
+    deaths = len(diary.causes)
+    assert supervisor.worker_pid is not None
+    os.kill(supervisor.worker_pid, signal.SIGKILL)
+    await diary.until(lambda: len(diary.causes) > deaths)
+
+
+async def test_a_request_in_three_deaths_is_run_alone_and_then_convicted(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    """An innocent one, here, whose worker is killed from outside: the promise is the same."""
+    supervisor, diary = running
+    unlucky = asyncio.create_task(run(supervisor, "unlucky", ENDLESS_REQUEST))
+    for _ in range(2):
+        await kill_running_worker(supervisor, diary, "unlucky")
+    other = asyncio.create_task(run(supervisor, "other"))
+    await kill_running_worker(supervisor, diary, "unlucky")
+    assert {name for stats in diary.steps for name, _ in stats.members} == {"unlucky"}
+    with pytest.raises(WorkerKilled, match="three times"):
+        await unlucky
+    assert await other
+    assert diary.counted["convicted"] == 1
+    with pytest.raises(Quarantined, match="refused for another"):
+        await run(supervisor, "retry", ENDLESS_REQUEST, fingerprint=b"unlucky")
+    assert await run(supervisor, "others are welcome")
+
+
+async def test_a_suspect_that_is_innocent_gets_its_pictures(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    asked = replace(SHORT_REQUEST, n=4, num_inference_steps=60)
+    before = await run(supervisor, "before", asked)
+    tasks = [asyncio.create_task(run(supervisor, name, asked)) for name in ("one", "two")]
+    for _ in range(2):
+        await kill_running_worker(supervisor, diary, "two")
+    diary.steps.clear()
+    for answer in await asyncio.gather(*tasks):
+        assert_same(answer, before)
+    assert max(stats.requests for stats in diary.steps) == 1
+
+
+async def test_a_worker_that_goes_silent_over_its_work_is_killed(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    diary.causes.clear()
+    diary.steps.clear()
+    task = asyncio.create_task(run(supervisor, "frozen", replace(SHORT_REQUEST, n=8)))
+    assert supervisor.worker_pid is not None
+    os.kill(supervisor.worker_pid, signal.SIGSTOP)
+    assert len((await task).pictures) == 8
+    assert diary.causes == ["silence"]
+
+
+async def test_an_idle_worker_may_be_silent(running: tuple[Supervisor, Diary]) -> None:
+    supervisor, _ = running
+    pid = supervisor.worker_pid
+    supervisor._watchdog._heard -= 1000
+    await asyncio.sleep(0)
+    assert await run(supervisor, "after a long silence")
+    assert supervisor.worker_pid == pid
+
+
+async def test_the_finish_of_a_request_is_foreseen(running: tuple[Supervisor, Diary]) -> None:
+    supervisor, _ = running
+    asked = replace(SHORT_REQUEST, n=4, num_inference_steps=100)
+    alone = supervisor.foresee(asked)
+    assert alone.finished > 0
+    task = asyncio.create_task(run(supervisor, "before it", ENDLESS_REQUEST))
+    await asyncio.sleep(0)
+    behind = supervisor.foresee(asked)
+    assert behind.started > alone.started
+    assert behind.finished > alone.finished
+    assert set(supervisor.finishes()) == {"before it"}
+    task.cancel()
 
 
 async def test_before_the_start_nothing_is_taken(tiny_checkpoint: Path) -> None:
     supervisor = Supervisor(start_message(tiny_checkpoint), Diary())
     with pytest.raises(NotReady, match="not started"):
-        await supervisor.run("early", a_picture(), SHORT_REQUEST)
+        await run(supervisor, "early", SHORT_REQUEST)
 
 
 async def test_a_checkpoint_that_cannot_be_served_is_not_tried_again(tmp_path: Path) -> None:
@@ -285,13 +389,13 @@ async def test_a_checkpoint_that_cannot_be_served_is_not_tried_again(tmp_path: P
         assert supervisor.worker_pid == first
         assert supervisor.state.phase == "failed"
         with pytest.raises(NotReady, match="nowhere"):
-            await supervisor.run("hopeful", a_picture(), SHORT_REQUEST)
+            await run(supervisor, "hopeful", SHORT_REQUEST)
 
 
 async def test_a_worker_that_does_not_end_is_killed(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(module, "GOODBYE_SECONDS", 0.1)
     async with supervised(tiny_checkpoint) as (supervisor, _):
         await asyncio.sleep(0)
         pid = supervisor.worker_pid
@@ -304,12 +408,12 @@ async def test_a_worker_that_does_not_end_is_killed(
 
 PARENT = """
 import asyncio, sys
-from tests.engine.test_supervisor import ENDLESS_REQUEST, a_picture, supervised
+from tests.engine.test_supervisor import ENDLESS_REQUEST, run, supervised
 
 async def main():
     async with supervised(sys.argv[1]) as (supervisor, diary):
         await diary.until(lambda: supervisor.state.phase == "ready")
-        task = asyncio.create_task(supervisor.run("unfinished", a_picture(), ENDLESS_REQUEST))
+        task = asyncio.create_task(run(supervisor, "unfinished", ENDLESS_REQUEST))
         await diary.until(lambda: bool(diary.steps))
         print(supervisor.worker_pid, flush=True)
         await task

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from app.errors import CheckpointError
-from app.parameters import Scheduler
+from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline.solver import solver_table
 
 CONFIG = {
@@ -32,6 +32,15 @@ def test_every_solver_is_a_recurrence_of_few_terms(scheduler: Scheduler, steps: 
     assert table.coefficients.shape == (table.calls, 7)
     assert np.abs(table.coefficients).max() < 16
     assert np.isfinite(table.timesteps).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+@pytest.mark.parametrize("scheduler", Scheduler)
+def test_a_table_calls_the_unet_as_often_as_the_parameters_say(
+    scheduler: Scheduler, steps: int
+) -> None:
+    parameters = Parameters(1, 3.0, steps, scheduler, 0, 64, 64, Fit.SQUASH)
+    assert parameters.calls == solver_table(scheduler, steps, CONFIG).calls
 
 
 def test_some_solvers_call_the_unet_more_often_than_their_steps_say() -> None:

@@ -1,0 +1,174 @@
+"""Who is due, who was running, and who is suspect: without a worker."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from app.engine.backlog import NEWCOMER, Backlog
+from app.engine.batcher import Batcher
+from app.engine.ceiling import CALM_STEPS, Ceiling
+from app.engine.job import Job
+from app.engine.messages import Ready, Stats
+from app.engine.quarantine import SECONDS, Quarantine
+from app.engine.watchdog import Patience, Watchdog
+from app.parameters import Fit, Parameters, Scheduler
+from tests.api.fakes import MODEL
+
+PARAMETERS = Parameters(1, 3.0, 4, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
+EMBEDDING = np.zeros(4, np.float32)
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+READY = Ready(MODEL, (2, 4), {2: 0.1, 4: 0.2}, 0.5, 0.5, 2)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def backlog(loop: asyncio.AbstractEventLoop) -> Backlog:
+    """Four jobs, whose pictures are all there, and a worker that is ready."""
+    backlog = Backlog()
+    for name in "abcd":
+        backlog.add(Job(name, PARAMETERS, name.encode(), loop.create_future(), PICTURE))
+    backlog.worker_ready(READY)
+    return backlog
+
+
+def names(jobs: list[Job]) -> str:
+    return "".join(job.request_id for job in jobs)
+
+
+def submit_due(backlog: Backlog) -> str:
+    due = backlog.due()
+    for job in due:
+        job.submitted = True
+    return names(due)
+
+
+def encode(backlog: Backlog, wanted: str) -> None:
+    for name in wanted:
+        job = backlog.get(name)
+        assert job is not None
+        backlog.encoded(job, EMBEDDING)
+
+
+def die(backlog: Backlog, encoded: str) -> str:
+    """A life in which the first of the line run, two at a time; who was running at its end."""
+    backlog.worker_ready(READY)
+    submit_due(backlog)
+    encode(backlog, encoded)
+    return names(backlog.worker_lost())
+
+
+def test_every_job_with_a_picture_is_due_once_and_in_order(backlog: Backlog) -> None:
+    first = backlog.get("a")
+    assert first is not None
+    first.source = None
+    assert submit_due(backlog) == "bcd"
+    assert submit_due(backlog) == ""
+
+
+def test_running_are_those_in_the_step_and_the_next_to_be_encoded(backlog: Backlog) -> None:
+    submit_due(backlog)
+    encode(backlog, "ab")
+    assert names(backlog.running()) == "abc"
+
+
+def test_running_are_those_that_are_only_decoded_too(backlog: Backlog) -> None:
+    submit_due(backlog)
+    encode(backlog, "abcd")
+    for _ in range(4):
+        backlog.stepped(Stats(0.1, 4, 4, (64, 64), (("a", 0), ("b", 0)), 1, 4, cap=4))
+    assert names(backlog.running()) == "abcd"
+
+
+def test_after_a_death_everything_is_due_again(backlog: Backlog) -> None:
+    assert die(backlog, "ab") == "abc"
+    assert submit_due(backlog) == "abcd"
+
+
+def test_suspects_run_alone_one_at_a_time_before_everybody_else(backlog: Backlog) -> None:
+    for _ in range(2):
+        die(backlog, "ab")
+    backlog.worker_ready(READY)
+    for expected in "abc":
+        assert submit_due(backlog) == expected
+        assert submit_due(backlog) == ""
+        job = backlog.get(expected)
+        assert job is not None
+        backlog.remove(job)
+    assert submit_due(backlog) == "d"
+
+
+def test_only_the_suspect_that_was_alone_is_convicted(backlog: Backlog) -> None:
+    for _ in range(2):
+        die(backlog, "ab")
+    assert die(backlog, "a") == "a"
+    assert [job.request_id for job in backlog if job.convicted] == ["a"]
+
+
+def test_a_newcomer_is_foreseen_behind_everybody(backlog: Backlog) -> None:
+    spans = backlog.foresee(PARAMETERS)
+    assert max(spans, key=lambda name: spans[name].finished) == NEWCOMER
+    assert set(spans) == {*"abcd", NEWCOMER}
+
+
+def test_an_id_is_taken_only_once(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
+    with pytest.raises(ValueError, match="already waiting"):
+        backlog.add(Job("a", PARAMETERS, b"", loop.create_future()))
+
+
+# Its neighbours
+
+
+def test_the_ceiling_halves_and_rises_slowly_to_where_it_was() -> None:
+    batcher = Batcher([2, 4, 8])
+    ceiling = Ceiling(batcher)
+    ceiling.lower(8)
+    assert batcher.cap == 4
+    ceiling.lower(2)
+    assert batcher.cap == 2
+    caps = []
+    for _ in range(4 * CALM_STEPS):
+        ceiling.stepped()
+        caps.append(batcher.cap)
+    assert caps == sorted(caps)
+    assert caps[CALM_STEPS - 2 : CALM_STEPS] == [2, 4]
+    assert caps[-1] == 8
+
+
+def test_trouble_with_a_small_step_does_not_raise_the_ceiling() -> None:
+    batcher = Batcher([16])
+    ceiling = Ceiling(batcher)
+    ceiling.lower(8)
+    ceiling.lower(16)
+    assert batcher.cap == 4
+
+
+def test_quarantine_ends() -> None:
+    now = 0.0
+    quarantine = Quarantine(lambda: now)
+    quarantine.add(b"x")
+    assert quarantine.left(b"x") == SECONDS
+    assert quarantine.left(b"y") == 0
+    now = SECONDS + 1
+    assert quarantine.left(b"x") == 0
+
+
+@pytest.mark.parametrize(
+    ("turn", "allowed"), [(None, 900.0), (0.1, 30.0), (7.0, 70.0)], ids=["starting", "floor", "10×"]
+)
+def test_silence_is_measured_against_what_the_work_should_take(
+    turn: float | None, allowed: float
+) -> None:
+    now = 0.0
+    watchdog = Watchdog(Patience(), lambda: now)
+    now = 10.0
+    assert watchdog.left(turn) == pytest.approx(allowed - 10)
+    watchdog.heard()
+    assert watchdog.left(turn) == pytest.approx(allowed)
