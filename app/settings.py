@@ -1,11 +1,15 @@
 """Every setting of the service, read from the environment in this module and nowhere else."""
 
-from typing import Annotated, Literal
+from ipaddress import ip_address
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Size = tuple[int, int]
+
+SHORTEST_KEY = 16
+"""Characters of an API key: fewer could be guessed."""
 
 
 class Settings(BaseSettings):
@@ -58,8 +62,47 @@ class Settings(BaseSettings):
         ge=1,
         description="Requests accepted and not yet answered; more are refused with 429.",
     )
+    key_quota: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most of them of one API key; more are refused with 429. Empty: no quota.",
+    )
     request_timeout: float = Field(
-        default=300.0, gt=0, description="Seconds from acceptance to the answer; past it, 504."
+        default=300.0,
+        gt=0,
+        description="Seconds from acceptance to the answer; what cannot be done by then is "
+        "refused with 503. A caller may ask for less with `X-Request-Timeout`.",
+    )
+    drain_timeout: float = Field(
+        default=330.0,
+        gt=0,
+        description="Seconds after SIGTERM in which accepted requests are finished.",
+    )
+    worker_silence: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds without a finished step, or ten times what it should take if that is "
+        "longer, after which a worker is killed and replaced.",
+    )
+    start_silence: float = Field(
+        default=900.0,
+        gt=0,
+        description="The same while it loads: seconds without a sign of progress.",
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Comma-separated keys, one of which a request must bring as "
+        "`Authorization: Bearer KEY`. Empty: open to all, on loopback only.",
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="Listen beyond loopback without API keys all the same."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Comma-separated origins whose pages may call this in a browser; empty: none.",
+    )
+    upload_timeout: float = Field(
+        default=60.0, gt=0, description="Seconds in which a request's body must have arrived."
     )
     max_upload_bytes: int = Field(
         default=20 * 2**20, ge=1024, description="Most bytes of a request's body."
@@ -73,6 +116,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="What is logged."
     )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="`auto` is text on a terminal and JSON lines elsewhere."
+    )
 
     @field_validator("sizes", mode="before")
     @classmethod
@@ -80,6 +126,36 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(_parse_size(part) for part in value.split(",") if part.strip())
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < SHORTEST_KEY for key in keys):
+            raise ValueError(f"a key has at least {SHORTEST_KEY} characters")
+        return keys
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if not (self.api_keys or self.allow_anonymous or _is_loopback(self.host)):
+            raise ValueError(
+                f"whoever reaches {self.host} could use the service: set VARIATIONS_API_KEYS, or "
+                "VARIATIONS_ALLOW_ANONYMOUS=true where something else keeps strangers out"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _parse_size(text: str) -> Size:

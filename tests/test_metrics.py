@@ -14,7 +14,7 @@ def text(metrics: Metrics) -> str:
 
 def test_two_services_in_one_process_do_not_share_their_counts() -> None:
     first, second = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
-    first.refused()
+    first.refused("queue_full")
     assert 'variations_pictures_total{outcome="refused"} 1.0' in text(first)
     assert 'variations_pictures_total{outcome="refused"} 0.0' in text(second)
 
@@ -29,7 +29,11 @@ def test_names_carry_the_prefix_and_base_units() -> None:
 
 def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.step(Stats(0.03, rows=6, bucket=8, requests=3, schedules=2, waiting_rows=4))
+    members = (("a", 0), ("b", 0), ("c", 0))
+    metrics.step(
+        Stats(0.03, 6, 8, (64, 64), members, schedules=2, waiting_rows=4, cap=16, decoded=1,
+              decode_seconds=0.5, out_of_memory=("step",))
+    )  # fmt: skip
     found = text(metrics)
     for line in (
         'variations_step_rows_bucket{le="4.0"} 0.0',
@@ -41,6 +45,9 @@ def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
         "variations_step_padding_rows_total 2.0",
         "variations_step_seconds_sum 0.03",
         "variations_waiting_rows 4.0",
+        "variations_row_cap 16.0",
+        'variations_stall_seconds_total{stage="decode"} 0.5',
+        'variations_out_of_memory_total{stage="step"} 1.0',
     ):
         assert line in found
 
@@ -50,7 +57,7 @@ def test_pictures_are_counted_by_outcome() -> None:
     metrics.pictures(ok=3, flagged=1)
     metrics.failed(2)
     metrics.cancelled()
-    metrics.refused()
+    metrics.refused("quota")
     counts = dict(re.findall(r'variations_pictures_total{outcome="(\w+)"} (\S+)', text(metrics)))
     expected = {
         "ok": "3.0",
@@ -77,3 +84,19 @@ def test_stages_the_queue_and_the_worker_are_seen() -> None:
         assert line in found
     metrics.worker_up(False)
     assert "variations_worker_up 0.0" in text(metrics)
+
+
+def test_wasted_steps_are_told_apart_by_how_late_they_are() -> None:
+    metrics = Metrics(CollectorRegistry())
+    for number in (1, 2, 3, 4):
+        metrics.wasted_step(number)
+    counts = re.findall(r'variations_wasted_steps_total{step="(\w+)"} (\S+)', text(metrics))
+    assert dict(counts) == {"first": "1.0", "second": "1.0", "later": "2.0"}
+
+
+def test_the_predicted_wait_is_asked_for_at_every_scrape() -> None:
+    metrics = Metrics(CollectorRegistry())
+    waits = iter([1.5, 2.5])
+    metrics.foresee(lambda: next(waits))
+    assert "variations_predicted_wait_seconds 1.5" in text(metrics)
+    assert "variations_predicted_wait_seconds 2.5" in text(metrics)

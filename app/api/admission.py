@@ -1,9 +1,12 @@
 """What stands before a route with a body: refusals that need no body, and bounds on the rest."""
 
 import asyncio
+import math
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -11,40 +14,98 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from app.api.service import Service, service_of
-from app.errors import DeadlineExceeded, Refused, TooLarge, VariationsError
+from app.errors import (
+    DeadlineExceeded,
+    DeadlineOutOfReach,
+    InvalidParameter,
+    Refused,
+    TooLarge,
+    TooSlow,
+    VariationsError,
+)
+
+TIMEOUT_HEADER = "x-request-timeout"
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An admitted request; lives in ``request.state.admission``.
+
+    ``accepted`` is when, by ``perf_counter``, and ``seconds`` how long it may take from then on.
+    """
+
+    identifier: str
+    accepted: float
+    seconds: float
+
+    def check_reach(self, finished: float) -> None:
+        """Refuse what will be finished only ``finished`` seconds from now, if that is too late."""
+        left = self.accepted + self.seconds - time.perf_counter()
+        if finished > left:
+            raise DeadlineOutOfReach(
+                f"The pictures would be done in about {finished:.1f} s, and {left:.1f} s are left "
+                f"of the {self.seconds:g} s that this request may take",
+                retry_after=finished - left,
+            )
 
 
 class AdmittedRoute(APIRoute):
-    """A route whose requests are admitted first: ready, small enough, a slot free, a deadline.
+    """A route whose requests are admitted first: ready, a good key, small enough, a place free.
 
     FastAPI reads the whole form before it calls anything of ours; this stands before that.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         answer = super().get_route_handler()
 
         async def admitted(request: Request) -> Response:
             service = service_of(request)
-            request.state.accepted = time.perf_counter()
             try:
-                _refuse_unread(service, request.headers)
-                with service.slots:
-                    async with _deadline(service.settings.request_timeout):
-                        return await _read_and_answer(answer, _bounded(request, service))
-            except Refused:
-                service.metrics.refused()
+                return await _admit(service, request, answer)
+            except Refused as refusal:
+                service.metrics.refused(refusal.reason)
                 raise
 
         return admitted
 
 
-def _refuse_unread(service: Service, headers: Headers) -> None:
-    service.ready_model()
-    _check_content_type(headers)
-    _check_declared_length(headers, service.settings.max_upload_bytes)
+async def _admit(service: Service, request: Request, answer: Handler) -> Response:
+    caller = service.keys.caller(request.headers)
+    service.model()
+    _check_content_type(request.headers)
+    _check_declared_length(request.headers, service.settings.max_upload_bytes)
+    admission = Admission(
+        # One search finds a request in every log; the tail tells apart callers that repeat ids.
+        identifier=f"{request.state.request_id}.{uuid.uuid4().hex[:8]}",
+        accepted=time.perf_counter(),
+        seconds=_seconds(request.headers, service.settings.request_timeout),
+    )
+    request.state.admission = admission
+    with service.slots.place(admission.identifier, caller):
+        async with _deadline(admission.seconds):
+            return await _read_and_answer(answer, _bounded(request, service))
+
+
+def _seconds(headers: Headers, most: float) -> float:
+    """How long the caller will wait, at most as long as the service would work."""
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return most
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InvalidParameter(
+            f"{TIMEOUT_HEADER} is a number of seconds above 0, such as 30, not {given[:40]!r}",
+            field=TIMEOUT_HEADER,
+        )
+    return min(seconds, most)
 
 
 def _check_content_type(headers: Headers) -> None:
@@ -82,23 +143,28 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
 
 
 def _bounded(request: Request, service: Service) -> Request:
-    """The same request, whose body is cut where it passes the limit, declared or not."""
-    receive = _bounded_receive(request.receive, service.settings.max_upload_bytes)
-    return Request(request.scope, receive)
+    """The same request, whose body is cut where it passes a limit: bytes, declared or not, or time.
 
-
-def _bounded_receive(receive: Receive, limit: int) -> Receive:
-    total = 0
+    After the body there is only the end of the connection to receive, which may take its time.
+    """
+    limit, seconds = service.settings.max_upload_bytes, service.settings.upload_timeout
+    receive, total, arriving = request.receive, 0, True
+    until = asyncio.get_running_loop().time() + seconds
 
     async def bounded() -> Message:
-        nonlocal total
-        message = await receive()
+        nonlocal total, arriving
+        try:
+            async with asyncio.timeout_at(until if arriving else None):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow(f"The body did not arrive within {seconds:g} s", field="body") from None
+        arriving = message.get("more_body", False)
         total += len(message.get("body", b""))
         if total > limit:
             raise _too_many_bytes(limit)
         return message
 
-    return bounded
+    return Request(request.scope, bounded)
 
 
 async def _read_and_answer(

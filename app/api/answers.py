@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from starlette.responses import Response
 
 from app.api import schemas
+from app.api.admission import Admission
 from app.api.pictures import OutputFormat, encode_base64
 from app.engine.messages import Done, Picture
 from app.parameters import ModelInfo, Parameters
@@ -13,19 +14,19 @@ from app.parameters import ModelInfo, Parameters
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All that an answer tells; ``accepted`` is when the request was, by ``perf_counter``."""
+    """All that an answer tells; ``foreseen`` are the seconds that were predicted for it."""
 
-    identifier: str
+    admission: Admission
     model: ModelInfo
     parameters: Parameters
     output_format: OutputFormat
     done: Done
-    accepted: float
+    foreseen: float
 
     def response(self) -> Response:
         """Write the files and the JSON around them. Takes a while; call it in a thread."""
         body = schemas.VariationsResponse(
-            id=self.identifier,
+            id=self.admission.identifier,
             created=int(time.time()),
             model=schemas.Model(id=self.model.id, revision=self.model.revision),
             parameters=schemas.ResolvedParameters(
@@ -50,5 +51,5 @@ class Answer:
         )
 
     def _timings(self) -> schemas.Timings:
-        total = time.perf_counter() - self.accepted
-        return schemas.Timings(**asdict(self.done.timings), total=total)
+        total = time.perf_counter() - self.admission.accepted
+        return schemas.Timings(**asdict(self.done.timings), total=total, predicted=self.foreseen)

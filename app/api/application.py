@@ -7,14 +7,18 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import problems, routes
 from app.api.access import Access
+from app.api.keys import Keys
 from app.api.service import Engine, Service
 from app.api.slots import Slots
 from app.engine.messages import Start
 from app.engine.supervisor import Supervisor
+from app.engine.watchdog import Patience
+from app.logs import choose_format
 from app.metrics import Metrics
 from app.settings import Settings
 
@@ -25,13 +29,17 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
     Tests of what lies above the engine hand in their own ``supervisor``.
     """
     metrics = Metrics(CollectorRegistry())
+    patience = Patience(starting=settings.start_silence, working=settings.worker_silence)
+    engine = supervisor or Supervisor(start_message(settings), metrics, patience)
     service = Service(
         settings=settings,
-        engine=supervisor or Supervisor(start_message(settings), metrics),
+        engine=engine,
         metrics=metrics,
-        slots=Slots(settings.max_queue),
+        keys=Keys([key.get_secret_value() for key in settings.api_keys]),
+        slots=Slots(settings.max_queue, settings.key_quota, engine.finishes),
         threads=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures"),
     )
+    metrics.foresee(service.predicted_wait)
     app = FastAPI(
         title="variations",
         summary="A picture in, variations of it out.",
@@ -41,6 +49,14 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "x-request-id", "x-request-timeout"],
+            expose_headers=["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
+        )
     app.add_middleware(Access, metrics=metrics)
     problems.install(app)
     app.include_router(routes.pages)
@@ -62,6 +78,7 @@ def start_message(settings: Settings) -> Start:
         max_rows=None if settings.max_rows == "auto" else settings.max_rows,
         fixed_bucket=settings.fixed_bucket,
         log_level=settings.log_level,
+        log_format=choose_format(settings.log_format),
     )
 
 

@@ -21,16 +21,24 @@ from app.errors import (
     CheckpointError,
     CheckpointUnavailable,
     DeadlineExceeded,
+    DeadlineOutOfReach,
+    Draining,
     FormatNotAllowed,
     GenerationFailed,
     InvalidParameter,
     NotAPicture,
+    NotAuthorized,
     NotReady,
+    OutOfMemory,
+    Quarantined,
     QueueFull,
+    QuotaExceeded,
     Refused,
     TooLarge,
+    TooSlow,
     VariationsError,
     WorkerDied,
+    WorkerKilled,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,7 +48,8 @@ MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499
 """The status by which metrics and log know a client that went away (nginx's number)."""
 
-RETRY_WORKER_DIED = 5.0
+RETRY_UNKNOWN = 5.0
+"""Seconds after which to ask again where nobody can tell."""
 
 _PROBLEM = "#/components/schemas/Problem"
 
@@ -50,12 +59,20 @@ STATUS: dict[type[VariationsError], int] = {
     NotAPicture: 400,
     FormatNotAllowed: 415,
     TooLarge: 413,
+    TooSlow: 408,
     InvalidParameter: 422,
+    Quarantined: 422,
+    NotAuthorized: 401,
     Refused: 503,
     QueueFull: 429,
+    QuotaExceeded: 429,
+    DeadlineOutOfReach: 503,
     NotReady: 503,
+    Draining: 503,
     DeadlineExceeded: 504,
     GenerationFailed: 500,
+    OutOfMemory: 503,
+    WorkerKilled: 500,
     WorkerDied: 503,
     CheckpointError: 503,
     CheckpointUnavailable: 503,
@@ -63,12 +80,14 @@ STATUS: dict[type[VariationsError], int] = {
 
 _DESCRIPTIONS = {
     400: "Not a readable picture, or not a readable form",
+    401: "The API key is missing or wrong",
+    408: "The body took too long to arrive",
     413: "Too many bytes or pixels",
     415: "A format that is not accepted",
-    422: "A parameter is missing, unknown or out of its range",
-    429: "The queue is full; ask again after `Retry-After` seconds",
+    422: "A parameter is missing, unknown or out of its range, or the request ended workers",
+    429: "The queue is full, or the key over its quota; ask again after `Retry-After` seconds",
     500: "The pictures could not be made",
-    503: "Not ready; ask again after `Retry-After` seconds",
+    503: "Not ready, or not to be done in time; ask again after `Retry-After` seconds",
     504: "Not finished within the deadline",
 }
 
@@ -82,7 +101,8 @@ def _documentation(status: int) -> dict[str, Any]:
     entry: dict[str, Any] = {"description": _DESCRIPTIONS[status], "model": Problem}
     if status in (429, 503):
         seconds = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
-        entry["headers"] = {"Retry-After": seconds}
+        exact = {"description": "The same, exactly.", "schema": {"type": "integer", "minimum": 1}}
+        entry["headers"] = {"Retry-After": seconds, "Retry-After-Ms": exact}
     return entry
 
 
@@ -126,6 +146,7 @@ def problem(
     *,
     kind: type[VariationsError] | None = None,
     errors: Sequence[FieldProblem] = (),
+    retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A problem as a response. Without a ``kind`` the status says all (``about:blank``)."""
@@ -137,9 +158,13 @@ def problem(
         instance=scope["path"],
         request_id=scope.get("state", {}).get("request_id", ""),
         errors=list(errors),
+        retry_after=None if retry_after is None else round(retry_after, 3),
     )
     return Response(
-        body.model_dump_json(), status_code=status, headers=headers, media_type=MEDIA_TYPE
+        body.model_dump_json(exclude_none=True),
+        status_code=status,
+        headers={**_retry_headers(retry_after), **(headers or {})},
+        media_type=MEDIA_TYPE,
     )
 
 
@@ -154,7 +179,8 @@ def of_error(scope: Scope, error: VariationsError) -> Response:
         error.message,
         kind=type(error),
         errors=errors,
-        headers=_retry_headers(error),
+        retry_after=_retry_after(error),
+        headers=_headers(error),
     )
 
 
@@ -163,12 +189,35 @@ def status_of(kind: type[VariationsError]) -> int:
     return next(STATUS[base] for base in kind.__mro__ if base in STATUS)
 
 
-def _retry_headers(error: VariationsError) -> dict[str, str]:
-    if isinstance(error, Refused):
-        return {"retry-after": str(math.ceil(error.retry_after))}
-    if isinstance(error, WorkerDied):
-        return {"retry-after": str(math.ceil(RETRY_WORKER_DIED))}
-    return {}
+def _retry_after(error: VariationsError) -> float | None:
+    """Seconds after which asking again makes sense, where it does."""
+    match error:
+        case Refused():
+            return error.retry_after
+        case WorkerDied() | OutOfMemory():
+            return RETRY_UNKNOWN
+        case _:
+            return None
+
+
+def _retry_headers(seconds: float | None) -> dict[str, str]:
+    """Whole seconds for everybody, milliseconds for the clients that read them first."""
+    if seconds is None:
+        return {}
+    whole, exact = max(1, math.ceil(seconds)), max(1, math.ceil(1000 * seconds))
+    return {"retry-after": str(whole), "retry-after-ms": str(exact)}
+
+
+def _headers(error: VariationsError) -> dict[str, str]:
+    match error:
+        case WorkerKilled() | Quarantined():  # clients would try a 500 again, and end more workers
+            return {"x-should-retry": "false"}
+        case NotAuthorized():
+            return {"www-authenticate": "Bearer"}
+        case Draining():
+            return {"connection": "close"}
+        case _:
+            return {}
 
 
 def _kebab(name: str) -> str:

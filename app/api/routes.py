@@ -1,19 +1,20 @@
 """The routes. What a handler needs it finds in the :class:`app.api.service.Service`."""
 
-import uuid
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Form, Header, Security, UploadFile
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app import __version__
 from app.api import schemas, uploads
-from app.api.admission import AdmittedRoute
+from app.api.admission import TIMEOUT_HEADER, Admission, AdmittedRoute
 from app.api.answers import Answer
 from app.api.disconnect import unless_gone
+from app.api.fingerprints import fingerprint_of
 from app.api.problems import documented
 from app.api.resolving import resolve
 from app.api.schemas import VariationsForm, VariationsResponse
@@ -30,6 +31,9 @@ _LINKS = {
     "metrics": "/metrics",
 }
 
+# Looked at before the body is read; here it only tells the document, and its "Authorize" button.
+_bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, if it has any.")
+
 pages = APIRouter(tags=["service"])
 variations = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 
@@ -37,19 +41,20 @@ variations = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 @variations.post(
     "/variations",
     response_model=VariationsResponse,
-    responses=documented(400, 413, 415, 422, 429, 500, 503, 504),
+    responses=documented(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
 )
 async def create_variations(
-    request: Request, form: Annotated[VariationsForm, Form(media_type="multipart/form-data")]
+    request: Request,
+    form: Annotated[VariationsForm, Form(media_type="multipart/form-data")],
+    _timeout: Annotated[schemas.RequestTimeout, Header(alias=TIMEOUT_HEADER)] = None,
+    _key: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
 ) -> Response:
     """Make variations of an uploaded picture.
 
     The same picture, parameters and seed give the same variations, whatever else is running.
     """
     await _refuse_repeated_fields(request)
-    # One search finds a request in every log; the tail tells apart callers that repeat their ids.
-    identifier = f"{request.state.request_id}.{uuid.uuid4().hex[:8]}"
-    work = _make(service_of(request), form, identifier, accepted=request.state.accepted)
+    work = _make(service_of(request), form, request.state.admission)
     return await unless_gone(request.receive, work)
 
 
@@ -78,9 +83,16 @@ async def health() -> schemas.Health:
 )
 async def readiness(request: Request) -> Response:
     """Whether a picture posted now would be accepted; if not, why and how far along."""
-    state = service_of(request).engine.state
+    service = service_of(request)
+    state = service.engine.state
     body = schemas.Readiness(status=state.phase, reason=state.reason, fraction=state.fraction)
-    return JSONResponse(body.model_dump(), status_code=200 if state.phase == "ready" else 503)
+    if service.draining:
+        body = schemas.Readiness(
+            status="draining",
+            reason=f"shutting down once {service.slots.taken} accepted requests are answered",
+            fraction=None,
+        )
+    return JSONResponse(body.model_dump(), status_code=200 if body.status == "ready" else 503)
 
 
 @pages.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -99,18 +111,22 @@ async def _refuse_repeated_fields(request: Request) -> None:
             raise InvalidParameter(f"{name} was given more than once", field=name)
 
 
-async def _make(
-    service: Service, form: VariationsForm, identifier: str, *, accepted: float
-) -> Response:
-    model = service.ready_model()
+async def _make(service: Service, form: VariationsForm, admission: Admission) -> Response:
+    model = service.model()
     parameters = resolve(form, model)
-    # The pixels are nobody's but the engine's, which drops them as soon as it can.
-    done = await service.engine.run(identifier, await _picture(service, form.image), parameters)
-    answer = Answer(identifier, model, parameters, form.output_format, done, accepted)
+    fingerprint = await service.in_thread(lambda: fingerprint_of(form.image.file, parameters))
+    foreseen = service.engine.foresee(parameters).finished
+    admission.check_reach(foreseen)
+    done = await service.engine.run(
+        admission.identifier, lambda: _picture(service, form.image), parameters, fingerprint
+    )
+    answer = Answer(admission, model, parameters, form.output_format, done, foreseen)
     return await service.in_thread(answer.response)
 
 
 async def _picture(service: Service, upload: UploadFile) -> Picture:
+    """The upload's pixels, which are nobody's but the caller's; the file is let go."""
+
     def read() -> Picture:
         return uploads.decode(upload.file.read(), max_pixels=service.settings.max_pixels)
 

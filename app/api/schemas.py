@@ -21,6 +21,13 @@ from app.parameters import (
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)] | SkipJsonSchema[None]
 Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | SkipJsonSchema[None]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)] | SkipJsonSchema[None]
+RequestTimeout = (
+    Annotated[
+        float,
+        Field(gt=0, description="Seconds the caller will wait; what cannot be done is refused."),
+    ]
+    | SkipJsonSchema[None]
+)
 Pixels = Annotated[int, Field(ge=1)] | SkipJsonSchema[None]
 
 
@@ -125,6 +132,7 @@ class Timings(BaseModel):
     """Seconds by stage, and the number of UNet calls the request took part in.
 
     ``total`` runs from acceptance, so it holds the upload and the writing of files as well.
+    ``predicted`` is what was foreseen, once the upload was there, for all that followed.
     """
 
     queue: float
@@ -132,6 +140,7 @@ class Timings(BaseModel):
     denoise: float
     decode: float
     total: float
+    predicted: float
     steps: int
 
 
@@ -173,6 +182,7 @@ class VariationsResponse(BaseModel):
                         "denoise": 1.2,
                         "decode": 0.08,
                         "total": 1.4,
+                        "predicted": 1.35,
                         "steps": 25,
                     },
                 }
@@ -226,6 +236,9 @@ class Problem(BaseModel):
     instance: str = Field(description="The path that was asked.")
     request_id: str = Field(description="Also in the header x-request-id and in the log.")
     errors: list[FieldProblem] = Field(description="Field by field, where fields were wrong.")
+    retry_after: float | None = Field(
+        default=None, description="Seconds after which asking again makes sense, where it does."
+    )
 
 
 class Health(BaseModel):
@@ -238,7 +251,7 @@ class Readiness(BaseModel):
     """The answer of ``GET /readyz``: why it is ready or not, and how far along."""
 
     status: str = Field(
-        description="starting, ready, down, stopped or failed.", examples=["starting"]
+        description="starting, ready, down, draining, stopped or failed.", examples=["starting"]
     )
     reason: str = Field(examples=["downloading the checkpoint"])
     fraction: float | None = Field(

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,12 +13,15 @@ from types import FrameType
 
 import uvicorn
 
+from app import logs
 from app.api.application import create_app
 from app.api.service import Engine, Service
 from app.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_AGAIN_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, supervisor: Engine | None = None) -> None:
@@ -26,7 +30,7 @@ def serve(settings: Settings, supervisor: Engine | None = None) -> None:
     A second signal ends it at once. Exits with status 1 where the port cannot be had.
     ``supervisor`` is as for :func:`create_app`.
     """
-    _configure_logging(settings.log_level)
+    _configure_logging(settings)
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
@@ -61,18 +65,32 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which owns its signals and says what it is doing."""
+    """uvicorn's server, which owns its signals and says what it is doing.
+
+    The first signal does not end it but lets it drain: the port still listens, so that probes see
+    it and newcomers are told, until everything accepted is answered.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
         self._announcement: asyncio.Task[None] | None = None
+        self._drain_until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
             _say(f"listening on {_url(listener)} (stop with Ctrl-C)")
         self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drain_until is not None:
+            if not self.service.slots.taken:
+                self.should_exit = True
+            elif time.monotonic() > self._drain_until:
+                logger.error("Not everything was answered within the drain time; stopping")
+                self.should_exit = self.force_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._announcement is not None:
@@ -100,8 +118,11 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._drain_until is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self.service.draining = True
+        self._drain_until = time.monotonic() + self.service.settings.drain_timeout
 
 
 async def _announce_ready(engine: Engine) -> None:
@@ -137,14 +158,8 @@ def _say(line: str) -> None:
         print(f"variations: {line}", flush=True)
 
 
-def _configure_logging(level: str) -> None:
-    """Our own loggers at the level asked for, everybody else's only when something is wrong.
-
-    What is odd about an upload concerns its sender, who is told, and not the log.
-    """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("app").setLevel(level.upper())
+def _configure_logging(settings: Settings) -> None:
+    """What is odd about an upload concerns its sender, who is told, and not the log."""
+    logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,16 +1,18 @@
 """What the handlers share: settings, engine, metrics, the slots and the picture threads."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from starlette.requests import HTTPConnection
 
+from app.api.keys import Keys
 from app.api.slots import Slots
+from app.engine.forecast import Span
 from app.engine.messages import Done, Picture
-from app.errors import NotReady
+from app.errors import Draining, NotReady
 from app.metrics import Metrics
 from app.parameters import ModelInfo, Parameters
 from app.settings import Settings
@@ -19,6 +21,21 @@ RETRY_NOT_READY = 5.0
 """Seconds after which to ask a service again that is not ready."""
 
 T = TypeVar("T")
+
+
+def defaults(model: ModelInfo) -> Parameters:
+    """One picture of what the checkpoint makes by default."""
+    width, height = model.sizes[0]
+    return Parameters(
+        n=1,
+        guidance_scale=model.guidance_scale,
+        num_inference_steps=model.num_inference_steps,
+        scheduler=model.scheduler,
+        seed=0,
+        width=width,
+        height=height,
+        fit=model.fit,
+    )
 
 
 class State(Protocol):
@@ -42,29 +59,68 @@ class Engine(Protocol):
     @property
     def max_rows(self) -> int | None: ...
 
+    @property
+    def accepting(self) -> bool: ...
+
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
-    async def run(self, request_id: str, picture: Picture, parameters: Parameters) -> Done:
+    def foresee(self, parameters: Parameters) -> Span:
+        """When a request would start and be finished if it were accepted now, in seconds."""
+        ...
+
+    def finishes(self) -> Mapping[str, float]:
+        """Seconds until every accepted request will be finished, by its id."""
+        ...
+
+    def ready_in(self) -> float:
+        """Seconds until there should be a worker."""
+        ...
+
+    async def run(
+        self,
+        request_id: str,
+        read: Callable[[], Awaitable[Picture]],
+        parameters: Parameters,
+        fingerprint: bytes,
+    ) -> Done:
         """Make the variations. Cancelling the task cancels the work."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Service:
     """One running service; lives in ``app.state.service``."""
 
     settings: Settings
     engine: Engine
     metrics: Metrics
+    keys: Keys
     slots: Slots
     threads: ThreadPoolExecutor
+    draining: bool = False
+    """About to end: nothing new is accepted, and what was accepted is finished."""
 
-    def ready_model(self) -> ModelInfo:
-        """The model being served; raises :class:`NotReady` where there is none to ask."""
-        state, model = self.engine.state, self.engine.model
-        if state.phase != "ready" or model is None:
-            raise NotReady(f"The service is not ready: {state.reason}", retry_after=RETRY_NOT_READY)
+    def model(self) -> ModelInfo:
+        """The model to make variations with; raises :class:`NotReady` where none are accepted."""
+        if self.draining:
+            raise Draining(
+                "The service is shutting down; another instance may take the request",
+                retry_after=RETRY_NOT_READY,
+            )
+        model = self.engine.model
+        if model is None or not self.engine.accepting:
+            raise NotReady(
+                f"The service is not ready: {self.engine.state.reason}",
+                retry_after=self.engine.ready_in(),
+            )
         return model
+
+    def predicted_wait(self) -> float:
+        """Seconds that a request for one picture would wait for its first step; 0 if none is."""
+        model = self.engine.model
+        if model is None or not self.engine.accepting:
+            return 0.0
+        return self.engine.foresee(defaults(model)).started
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Run picture work off the event loop, a bounded number at once."""

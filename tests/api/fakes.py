@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from app.engine.forecast import Span
 from app.engine.messages import Done, Picture, Timings
 from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 
@@ -53,6 +55,8 @@ class FakeEngine:
         self.flagged: frozenset[int] = frozenset()
         self.pictures: list[Picture] = []
         self.parameters: list[Parameters] = []
+        self.foreseen = Span(0.5, 1.5)
+        self.ends: dict[str, float] = {}
         self.began = threading.Semaphore(0)
         self.cancelled = threading.Event()
         self._released = asyncio.Event()
@@ -68,8 +72,27 @@ class FakeEngine:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._released.set)
 
-    async def run(self, request_id: str, picture: Picture, parameters: Parameters) -> Done:
-        self.pictures.append(picture)
+    @property
+    def accepting(self) -> bool:
+        return self.state.phase == "ready"
+
+    def foresee(self, parameters: Parameters) -> Span:
+        return self.foreseen
+
+    def finishes(self) -> dict[str, float]:
+        return self.ends
+
+    def ready_in(self) -> float:
+        return 0.0 if self.accepting else 2.5
+
+    async def run(
+        self,
+        request_id: str,
+        read: Callable[[], Awaitable[Picture]],
+        parameters: Parameters,
+        fingerprint: bytes,
+    ) -> Done:
+        self.pictures.append(await read())
         self.parameters.append(parameters)
         self.began.release()
         if self.error is not None:

@@ -65,6 +65,7 @@ def service_process(code: str = SERVE, **settings: str) -> Iterator[ServiceProce
     environment = {f"VARIATIONS_{name.upper()}": text for name, text in settings.items()}
     # A tiny model gains nothing from a second thread and waits for it on a busy machine.
     environment = {"OMP_NUM_THREADS": "1", "VARIATIONS_PORT": "0", **environment}
+    environment.setdefault("VARIATIONS_LOG_FORMAT", "text")
     with (
         tempfile.TemporaryFile("w+") as log_file,
         subprocess.Popen(

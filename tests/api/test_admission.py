@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.api.slots import Slots
-from app.errors import QueueFull
 from app.settings import Settings
 from tests.api.conftest import Post
 from tests.api.fakes import FakeEngine, FakeState
@@ -23,16 +21,7 @@ LIMIT = 1_000_000
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings(max_queue=2, max_upload_bytes=LIMIT, max_pixels=10_000)
-
-
-def test_slots_are_bounded_and_come_back() -> None:
-    slots = Slots(2)
-    with slots, slots:
-        with pytest.raises(QueueFull, match="All 2 places"):
-            slots.__enter__()
-        assert slots.taken == 2
-    assert slots.taken == 0
+    return Settings(max_queue=2, max_upload_bytes=LIMIT, max_pixels=10_000, upload_timeout=2.0)
 
 
 def head(*lines: str) -> bytes:
@@ -124,6 +113,15 @@ def test_uploads_under_way_hold_places_in_the_queue(url: str, post: Post) -> Non
     finally:
         for upload in uploads:
             upload.close()
+
+
+def test_a_body_that_comes_too_slowly_is_a_408(url: str, client: httpx.Client) -> None:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as slow:
+        slow.sendall(head("Content-Length: 1000") + PART)
+        answer = slow.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("bad", [b"no picture", b""])

@@ -1,7 +1,9 @@
 """Accepted, but not finished in time."""
 
+import httpx
 import pytest
 
+from app.engine.forecast import Span
 from app.settings import Settings
 from tests.api.conftest import Post
 from tests.api.fakes import FakeEngine
@@ -10,15 +12,46 @@ from tests.api.test_problems import assert_problem
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings(request_timeout=0.2)
+    return Settings(request_timeout=0.5)
 
 
 def test_a_request_past_its_deadline_is_a_504_and_cancelled(post: Post, engine: FakeEngine) -> None:
     engine.hold = True
+    engine.foreseen = Span(0.0, 0.1)
     body = assert_problem(post(), 504)
-    assert "0.2 s" in body["detail"]
+    assert "0.5 s" in body["detail"]
     assert engine.cancelled.wait(30)
 
 
-def test_a_request_within_its_deadline_is_answered(post: Post) -> None:
+def test_a_request_within_its_deadline_is_answered(post: Post, engine: FakeEngine) -> None:
+    engine.foreseen = Span(0.0, 0.1)
     assert post().status_code == 200
+
+
+def test_what_cannot_be_done_in_time_is_refused_at_once(post: Post, engine: FakeEngine) -> None:
+    engine.foreseen = Span(8.0, 10.0)
+    response = post()
+    body = assert_problem(response, 503)
+    assert "about 10.0 s" in body["detail"]
+    assert 9.5 <= body["retry_after"] <= 10
+    assert 9500 <= int(response.headers["retry-after-ms"]) <= 10_000
+    assert not engine.pictures
+
+
+def test_a_caller_may_ask_for_an_earlier_deadline(
+    client: httpx.Client, png: bytes, engine: FakeEngine
+) -> None:
+    engine.foreseen = Span(0.0, 0.1)
+    files = {"image": ("a.png", png)}
+    hurried = client.post("/variations", files=files, headers={"x-request-timeout": "0.05"})
+    assert "0.05 s that this request may take" in assert_problem(hurried, 503)["detail"]
+    patient = client.post("/variations", files=files, headers={"x-request-timeout": "500"})
+    assert patient.status_code == 200
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "soon", "nan"])
+def test_a_deadline_that_is_none_is_a_422(client: httpx.Client, png: bytes, given: str) -> None:
+    response = client.post(
+        "/variations", files={"image": ("a.png", png)}, headers={"x-request-timeout": given}
+    )
+    assert assert_problem(response, 422)["errors"][0]["field"] == "x-request-timeout"

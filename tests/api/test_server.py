@@ -49,12 +49,8 @@ def held(service: ServiceProcess, png: bytes) -> Iterator[Future[httpx.Response]
         yield answer
 
 
-def refuses_connections(url: str) -> bool:
-    try:
-        httpx.get(f"{url}/healthz")
-    except httpx.ConnectError:
-        return True
-    return False
+def readiness(service: ServiceProcess) -> str:
+    return str(httpx.get(f"{service.url}/readyz").json()["status"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -69,18 +65,32 @@ def test_a_signal_ends_an_idle_server_cleanly(
 def test_what_was_accepted_is_answered_after_the_first_signal(
     service: ServiceProcess, held: Future[httpx.Response]
 ) -> None:
-    service.signal(signal.SIGINT)
-    eventually(lambda: refuses_connections(service.url))
+    service.signal(signal.SIGTERM)
+    eventually(lambda: readiness(service) == "draining")
+    refused = httpx.post(f"{service.url}/variations", files={"image": ("a.png", b"unread")})
+    assert_problem(refused, 503)
+    assert refused.headers["connection"] == "close"
     service.signal(signal.SIGUSR1)
     assert held.result().status_code == 200
     service.assert_clean_end()
+
+
+def test_what_takes_longer_than_the_drain_time_is_told_so(png: bytes) -> None:
+    with service_process(HOLDING, drain_timeout="0.2") as service, ThreadPoolExecutor(1) as caller:
+        service.wait_for("ready:")
+        url = f"{service.url}/variations"
+        answer = caller.submit(httpx.post, url, files={"image": ("a.png", png)}, timeout=60)
+        service.wait_for("began")
+        service.signal(signal.SIGTERM)
+        assert_problem(answer.result(), 503)
+        service.assert_clean_end()
 
 
 def test_a_second_signal_ends_it_at_once_and_tells_who_still_waits(
     service: ServiceProcess, held: Future[httpx.Response]
 ) -> None:
     service.signal(signal.SIGINT)
-    eventually(lambda: refuses_connections(service.url))
+    eventually(lambda: readiness(service) == "draining")
     service.signal(signal.SIGINT)
     assert_problem(held.result(), 503)
     assert int(held.result().headers["retry-after"]) >= 1

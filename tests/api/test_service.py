@@ -150,20 +150,49 @@ def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
         service.assert_clean_end()
 
 
-# Last, since the service has to start a new worker after it.
-def test_when_the_worker_dies_its_callers_are_told_and_readiness_follows(
+def test_when_the_worker_dies_its_callers_only_wait_longer(
     client: httpx.Client, post: Post, running: ServiceProcess
 ) -> None:
+    wish = {"num_inference_steps": 60, "n": 4, "seed": 5}
+    before = pictures(post(**wish))
     with ThreadPoolExecutor(1) as caller:
-        answer = caller.submit(post, num_inference_steps=100, n=8)
+        answer = caller.submit(post, **wish)
         eventually(lambda: value(client, "variations_queue_requests") == 1)
         os.kill(worker_of(running), signal.SIGKILL)
-        response = answer.result()
-    assert_problem(response, 503)
-    assert int(response.headers["retry-after"]) >= 1
-    readiness = client.get("/readyz")
-    assert readiness.status_code == 503
-    assert "SIGKILL" in readiness.json()["reason"] or "ended" in readiness.json()["reason"]
-    assert value(client, "variations_worker_up") == 0
-    assert client.get("/healthz").status_code == 200
-    assert_problem(post(), 503)
+        eventually(lambda: value(client, "variations_worker_up") == 0)
+        readiness = client.get("/readyz")
+        assert readiness.status_code == 503
+        assert "SIGKILL" in readiness.json()["reason"] or "ended" in readiness.json()["reason"]
+        assert client.get("/healthz").status_code == 200
+        for one, other in zip(pictures(answer.result()), before, strict=True):
+            assert_same(one, other)
+    cause = {"cause": "signal"}
+    assert value(client, "variations_worker_restarts_total", cause) == 1
+    assert value(client, "variations_replayed_requests_total") == 1
+    eventually(lambda: client.get("/readyz").status_code == 200)
+
+
+def test_a_refused_deadline_tells_when_to_come_back(
+    client: httpx.Client, post: Post, png: bytes
+) -> None:
+    with ThreadPoolExecutor(1) as caller:
+        before = caller.submit(post, num_inference_steps=100, n=8, scheduler="heun")
+        eventually(lambda: value(client, "variations_queue_requests") == 1)
+        assert value(client, "variations_predicted_wait_seconds") >= 0
+        refused = client.post(
+            "/variations",
+            files={"image": ("a.png", png)},
+            data={"num_inference_steps": "100", "n": "8", "scheduler": "heun"},
+            headers={"x-request-timeout": "0.05"},
+        )
+        body = assert_problem(refused, 503)
+        assert body["type"] == "urn:variations:deadline-out-of-reach"
+        assert body["retry_after"] > 0
+        assert before.result().status_code == 200
+    reason = {"reason": "deadline"}
+    assert value(client, "variations_refusals_total", reason) == 1
+
+
+def test_an_answer_tells_what_was_predicted_for_it(post: Post) -> None:
+    timings = post(num_inference_steps=30, n=2).json()["timings"]
+    assert 0 < timings["predicted"] < 10 * timings["total"]

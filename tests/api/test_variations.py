@@ -41,7 +41,9 @@ def test_an_answer_holds_the_pictures_and_all_that_made_them(post: Post) -> None
         "output_format": "webp",
     }
     assert isinstance(answer["created"], int)
-    assert set(answer["timings"]) == {"queue", "encode", "denoise", "decode", "total", "steps"}
+    assert set(answer["timings"]) == {
+        "queue", "encode", "denoise", "decode", "total", "predicted", "steps",
+    }  # fmt: skip
     assert [one["seed"] for one in answer["variations"]] == [11, 12]
     for index, one in enumerate(answer["variations"]):
         with Image.open(io.BytesIO(base64.b64decode(one["b64_json"]))) as image:

@@ -1,0 +1,41 @@
+"""How both processes log: lines for people, or JSON for machines."""
+
+import logging
+import sys
+from typing import Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+Format = Literal["text", "json"]
+
+
+def choose_format(wanted: Literal["auto", "text", "json"]) -> Format:
+    """``auto`` is text where somebody reads along, and JSON elsewhere."""
+    if wanted == "auto":
+        return "text" if sys.stderr.isatty() else "json"
+    return wanted
+
+
+def configure(level: str, log_format: str, process: Literal["api", "worker"]) -> None:
+    """Log to standard error: our own loggers at ``level``, everybody else's only trouble.
+
+    In JSON a line has ``time``, ``level``, ``process``, ``logger``, ``message`` and whatever its
+    place knows besides, such as ``request_id``.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(log_format, process))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("app").setLevel(level.upper())
+
+
+def _formatter(log_format: str, process: str) -> logging.Formatter:
+    if log_format == "json":
+        return JsonFormatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            static_fields={"process": process},
+            datefmt="%Y-%m-%dT%H:%M:%S%z",
+        )
+    where = "" if process == "api" else f" {process}:"
+    return logging.Formatter(f"%(asctime)s %(levelname)s{where} %(message)s")
