@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,21 +85,22 @@ def test_a_gpu_pod_has_one_gpu_and_no_surge() -> None:
 def pod(image: str, tmp_path: Path) -> Iterator[str]:
     """The name of the container of the CPU overlay's Deployment, run by podman."""
     call("podman", "tag", image, "localhost/variations:0.1.0-cpu")
-    # The engine wants a Secret's data as JSON, and it cannot resolve a probe's named port.
+    # The engine wants a Secret's data as JSON, cannot resolve a probe's named port, and would
+    # publish the container's ports on this machine's.
     secret = tmp_path / "keys.json"
     secret.write_text(json.dumps({"VARIATIONS_API_KEYS": base64.b64encode(KEY.encode()).decode()}))
     played = [one for one in documents("cpu") if one["kind"] in {"ConfigMap", "Deployment"}]
     (container,) = played[-1]["spec"]["template"]["spec"]["containers"]
-    del container["livenessProbe"], container["startupProbe"], container["readinessProbe"]
+    for part in ("ports", "livenessProbe", "startupProbe", "readinessProbe"):
+        del container[part]
     file = tmp_path / "pod.yaml"
     file.write_text(yaml.safe_dump_all(played))
-    call("podman", "secret", "create", "variations-keys", secret)
-    try:
+    with ExitStack() as afterwards:
+        call("podman", "secret", "create", "variations-keys", secret)
+        afterwards.callback(call, "podman", "secret", "rm", "variations-keys")
+        afterwards.callback(call, "podman", "kube", "down", file)
         call("podman", "kube", "play", "--network=none", file)
         yield "variations-pod-0-variations"
-    finally:
-        call("podman", "kube", "down", file)
-        call("podman", "secret", "rm", "variations-keys")
 
 
 _ASK: Final = """
