@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install run test test-slow check format benchmark clean
+.PHONY: install run test test-slow test-deploy check format benchmark clean
 
 install: $(STAMP)
 
@@ -27,6 +27,11 @@ test: install
 test-slow: install
 	nice -n 5 $(BIN)/python -m pytest -m slow --timeout 3600
 
+# Needs Debian 12 and root, for a container engine; what it installs else is in .deploy.
+test-deploy: install
+	nice -n 5 tests/deploy/install.sh .deploy
+	PATH=$(CURDIR)/.deploy/bin:$$PATH nice -n 5 $(BIN)/python -m pytest -m deploy --timeout 3600
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,4 +46,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.batching
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .deploy .mypy_cache .ruff_cache .pytest_cache .hypothesis
