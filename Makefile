@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install run test test-slow test-deploy check format benchmark clean
+.PHONY: install run test test-slow test-chaos test-deploy check format benchmark clean
 
 install: $(STAMP)
 
@@ -26,6 +26,12 @@ test: install
 
 test-slow: install
 	nice -n 5 $(BIN)/python -m pytest -m slow --timeout 3600
+
+# Figures go to benchmarks/results/reliability.json, and from there into docs/reliability.md.
+test-chaos: install
+	VARIATIONS_FIGURES=$(CURDIR)/benchmarks/results/reliability.json \
+		$(BIN)/python -m pytest -m chaos --timeout 3600
+	$(BIN)/python -m tests.chaos.report
 
 # Needs Debian 12 and root, for a container engine; what it installs else is in .deploy.
 test-deploy: install

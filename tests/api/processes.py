@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Final
 
-SERVE: Final = (
-    "from app.api.server import serve; from app.settings import Settings; serve(Settings())"
-)
+SERVE: Final = ("-m", "app", "serve")
 
 END_SECONDS = 60
 
@@ -41,6 +40,13 @@ class ServiceProcess:
                 self.process.terminate()
         raise AssertionError(f"it ended without saying {word!r}: {self.lines} {self.log()}")
 
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the worker, the service's only child, while there is one."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -60,8 +66,13 @@ class ServiceProcess:
 
 
 @contextmanager
-def service_process(code: str = SERVE, **settings: str) -> Iterator[ServiceProcess]:
-    """Run Python code that serves, on a free port unless told otherwise; its log is a file."""
+def service_process(
+    code: str | None = None, extra: Mapping[str, str] | None = None, **settings: str
+) -> Iterator[ServiceProcess]:
+    """Run the service, or Python code that serves, on a free port unless told otherwise.
+
+    Its log is a file. ``extra`` is environment besides the settings.
+    """
     environment = {f"VARIATIONS_{name.upper()}": text for name, text in settings.items()}
     # A tiny model gains nothing from a second thread and waits for it on a busy machine.
     environment = {"OMP_NUM_THREADS": "1", "VARIATIONS_PORT": "0", **environment}
@@ -69,8 +80,8 @@ def service_process(code: str = SERVE, **settings: str) -> Iterator[ServiceProce
     with (
         tempfile.TemporaryFile("w+") as log_file,
         subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | environment,
+            [sys.executable, *(SERVE if code is None else ("-c", code))],
+            env=os.environ | environment | dict(extra or {}),
             stdout=subprocess.PIPE,
             stderr=log_file,
             text=True,

@@ -24,17 +24,13 @@ from tests.api.test_problems import assert_problem
 
 @pytest.fixture(scope="module")
 def running(tiny_checkpoint: Path) -> Iterator[ServiceProcess]:
-    wishes = {"device": "cpu", "dtype": "float32", "max_rows": "16", "max_queue": "16"}
-    with service_process(model=str(tiny_checkpoint), **wishes) as service:
+    with service_process(
+        model=str(tiny_checkpoint), device="cpu", dtype="float32", max_rows="16", max_queue="16"
+    ) as service:
         service.wait_for("ready:")
         yield service
         service.signal(signal.SIGINT)
         service.assert_clean_end()
-
-
-def worker_of(service: ServiceProcess) -> int:
-    """The process id of the worker, the service's only child."""
-    return int(Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text())
 
 
 @pytest.fixture
@@ -158,7 +154,8 @@ def test_when_the_worker_dies_its_callers_only_wait_longer(
     with ThreadPoolExecutor(1) as caller:
         answer = caller.submit(post, **wish)
         eventually(lambda: value(client, "variations_queue_requests") == 1)
-        os.kill(worker_of(running), signal.SIGKILL)
+        assert running.worker_pid
+        os.kill(running.worker_pid, signal.SIGKILL)
         eventually(lambda: value(client, "variations_worker_up") == 0)
         readiness = client.get("/readyz")
         assert readiness.status_code == 503

@@ -1,0 +1,65 @@
+"""A real service, `python -m app serve`, whose worker can be made to stumble."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import httpx
+import pytest
+
+from tests.api.processes import ServiceProcess, service_process
+from tests.api.scrape import value
+
+FAULTS = Path(__file__).with_name("faults")
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A running service and the folder through which its worker is told to stumble."""
+
+    service: ServiceProcess
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.service.url
+
+    def stumble(self, stage: Literal["encode", "step", "decode"], kind: str) -> None:
+        """Make the worker's next call of ``stage`` raise."""
+        half = self.folder / "half"
+        half.write_text(kind)
+        half.rename(self.folder / stage)
+
+    def count(self, name: str, **labels: str) -> float:
+        """One number from /metrics."""
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            return value(client, f"variations_{name}", labels)
+
+    def deaths(self) -> dict[str, int]:
+        """Workers that ended, by cause."""
+        causes = ("signal", "silence", "exit")
+        return {cause: int(self.count("worker_restarts_total", cause=cause)) for cause in causes}
+
+
+class Serve(Protocol):
+    """Starts a service over the tiny checkpoint."""
+
+    def __call__(self, **settings: str) -> AbstractContextManager[Victim]: ...
+
+
+@pytest.fixture
+def serve(tiny_checkpoint: Path, tmp_path: Path) -> Serve:
+    @contextmanager
+    def _serve(**settings: str) -> Iterator[Victim]:
+        wishes = {"max_rows": "16", "worker_silence": "4", "start_silence": "60", **settings}
+        extra = {"CHAOS_FAULTS": str(tmp_path), "PYTHONPATH": str(FAULTS)}
+        with service_process(
+            extra=extra, model=str(tiny_checkpoint), device="cpu", dtype="float32", **wishes
+        ) as service:
+            service.wait_for("ready:")
+            yield Victim(service, tmp_path)
+
+    return _serve

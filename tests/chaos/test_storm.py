@@ -1,0 +1,215 @@
+"""Requests under load while the worker is killed, frozen and made to stumble."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.chaos.conftest import Serve, Victim
+from tests.chaos.faults.sitecustomize import POISON
+from tests.chaos.figures import record
+from tests.chaos.load import Crowd, Form, mixed_forms, pictures, post, until
+
+pytestmark = pytest.mark.anyio
+
+AT_ONCE = 8
+STAGES = ("encode", "step", "decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """How many requests, and what happens while they run."""
+
+    requests: int
+    kills: int
+    stops: int
+    errors: int
+
+
+SHORT = Storm(requests=30, kills=1, stops=1, errors=3)
+LONG = Storm(requests=500, kills=20, stops=5, errors=40)
+
+
+@pytest.mark.parametrize(
+    ("storm", "fixed"),
+    [
+        pytest.param(SHORT, "false", id="short"),
+        pytest.param(LONG, "false", id="long", marks=pytest.mark.chaos),
+        pytest.param(LONG, "true", id="long, one bucket", marks=pytest.mark.chaos),
+    ],
+)
+@pytest.mark.timeout(1800)
+async def test_every_request_is_answered_as_if_nothing_had_happened(
+    serve: Serve, storm: Storm, fixed: str
+) -> None:
+    forms = mixed_forms(storm.requests, seed=storm.requests)
+    with serve(fixed_bucket=fixed) as victim:
+        calm = await Crowd(victim.url, forms, AT_ONCE).post_all()
+        crowd = Crowd(victim.url, forms, AT_ONCE)
+        raging = asyncio.create_task(rage(victim, crowd, storm))
+        answers = await crowd.post_all()
+        await raging
+        assert [answer.status_code for answer in answers] == [200] * storm.requests
+        assert victim.deaths() == {"signal": storm.kills, "silence": storm.stops, "exit": 0}
+        within, same = compared(answers, calm)
+        assert min(within) >= 0.999
+        assert fixed == "false" or all(same)
+        if storm is LONG:
+            record(
+                "storm, one bucket" if fixed == "true" else "storm",
+                {
+                    "requests": storm.requests,
+                    "answered_200": sum(a.status_code == 200 for a in answers),
+                    "kills": storm.kills,
+                    "stops": storm.stops,
+                    "errors_raised": storm.errors,
+                    "least_share_of_values_within_1": min(within),
+                    "equal_to_the_byte": sum(same),
+                    "replayed": int(victim.count("replayed_requests_total")),
+                    "suspects": int(victim.count("suspect_requests_total")),
+                },
+            )
+
+
+async def rage(victim: Victim, crowd: Crowd, storm: Storm) -> None:
+    """Kill, freeze and trip the worker at random moments.
+
+    Between two deaths everybody in flight at the one before the last is answered, so that no
+    request is running in three.
+    """
+    random = Random(7)
+    deaths = [signal.SIGKILL] * storm.kills + [signal.SIGSTOP] * storm.stops
+    random.shuffle(deaths)
+    before: set[int] = set()
+    errors = iter(range(storm.errors))
+    for number in deaths:
+        await until(lambda: victim.count("worker_up") == 1)
+        for _ in range(-(-storm.errors // len(deaths))):
+            if next(errors, None) is not None:
+                victim.stumble(random.choice(STAGES), "error")  # type: ignore[arg-type]
+                await asyncio.sleep(random.random() / 10)
+        at_last, before = before, set(crowd.in_flight)
+        await until(lambda at_last=at_last: not at_last & crowd.in_flight)  # type: ignore[misc]
+        await asyncio.sleep(random.random() / 5)
+        assert crowd.in_flight, "the storm came too late"
+        worker, deaths_before = victim.service.worker_pid, sum(victim.deaths().values())
+        assert worker is not None
+        before = set(crowd.in_flight)
+        os.kill(worker, number)
+        await until(lambda n=deaths_before: sum(victim.deaths().values()) > n)  # type: ignore[misc]
+
+
+def compared(
+    answers: Sequence[httpx.Response], others: Sequence[httpx.Response]
+) -> tuple[list[float], list[bool]]:
+    """Of each answer, the share of values within 1/255 of the other's; whether all equal."""
+    pairs = zip(map(pictures, answers), map(pictures, others), strict=True)
+    differences = [np.abs(one.astype(int) - other) for one, other in pairs]
+    within = [float((difference <= 1).mean()) for difference in differences]
+    return within, [not difference.any() for difference in differences]
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+async def test_a_request_that_ends_workers_fails_alone_among_fifty(serve: Serve) -> None:
+    forms = mixed_forms(50, seed=3)
+    forms.insert(5, {**forms[0], "seed": str(POISON), "n": "1"})
+    with serve() as victim:
+        answers = await Crowd(victim.url, forms, AT_ONCE).post_all()
+        poison = answers.pop(5)
+        assert [answer.status_code for answer in answers] == [200] * 50
+        assert poison.status_code == 500
+        assert poison.headers["x-should-retry"] == "false"
+        assert poison.json()["type"] == "urn:variations:worker-killed"
+        again = await Crowd(victim.url, [forms[5]], 1).post_all()
+        assert again[0].status_code == 422
+        deaths = int(victim.count("worker_restarts_total", cause="signal"))
+        assert deaths == 3
+        record("poison", {"good": 50, "good_answered": 50, "workers_it_ended": deaths})
+
+
+@pytest.mark.parametrize(
+    ("requests", "shortages"),
+    [(20, 4), pytest.param(200, 60, marks=pytest.mark.chaos)],
+    ids=["short", "long"],
+)
+@pytest.mark.timeout(600)
+async def test_out_of_memory_fails_nobody_and_the_cap_recovers(
+    serve: Serve, requests: int, shortages: int
+) -> None:
+    forms = mixed_forms(requests, seed=11)
+    random = Random(5)
+    with serve() as victim:
+        crowd = Crowd(victim.url, forms, AT_ONCE)
+        running = asyncio.create_task(crowd.post_all())
+        caps: set[float] = set()
+
+        def ran_out() -> float:
+            return sum(victim.count("out_of_memory_total", stage=stage) for stage in STAGES)
+
+        for number in range(shortages):
+            stage = "step" if number < 2 else random.choice(STAGES)
+            victim.stumble(stage, "memory")  # type: ignore[arg-type]
+            await until(lambda n=number: ran_out() > n or running.done())  # type: ignore[misc]
+            caps.add(victim.count("row_cap"))
+        answers = await running
+        assert {answer.status_code for answer in answers} == {200}
+        assert min(caps) < 16
+        more = {**forms[0], "num_inference_steps": "100", "scheduler": "heun", "n": "8"}
+        while victim.count("row_cap") < 16:
+            (answer,) = await Crowd(victim.url, [more], 1).post_all()
+            assert answer.status_code == 200
+        if requests == 200:
+            record("memory", {"requests": requests, "failed": 0, "shortages": int(ran_out()),
+                              "lowest_cap": int(min(caps)), "cap": 16})  # fmt: skip
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+async def test_a_thousand_clients_that_vanish_cost_at_most_two_steps_each(serve: Serve) -> None:
+    random = Random(1)
+    forms = mixed_forms(1000, seed=1)
+    with serve(max_queue="1000") as victim:
+        await Crowd(victim.url, forms[:20], AT_ONCE).post_all()
+        fds = descriptors(victim)
+
+        async def vanish(client: httpx.AsyncClient, form: Form) -> None:
+            task = asyncio.create_task(post(client, form))
+            await asyncio.sleep(random.random() * 1.5)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=victim.url, timeout=300, limits=limits) as client:
+            for start in range(0, 1000, 40):
+                await asyncio.gather(*(vanish(client, form) for form in forms[start : start + 40]))
+        await until(lambda: victim.count("queue_requests") == 0)
+        (answer,) = await Crowd(victim.url, forms[:1], 1).post_all()
+        assert answer.status_code == 200
+        assert victim.count("waiting_rows") == 0
+        late = victim.count("wasted_steps_total", step="later")
+        assert late == 0
+        await until(lambda: descriptors(victim) <= fds)
+        record(
+            "vanishing",
+            {
+                "clients": 1000,
+                "cancelled_pictures": int(victim.count("pictures_total", outcome="cancelled")),
+                "first_wasted_steps": int(victim.count("wasted_steps_total", step="first")),
+                "second_wasted_steps": int(victim.count("wasted_steps_total", step="second")),
+                "later_wasted_steps": int(late),
+            },
+        )  # fmt: skip
+
+
+def descriptors(victim: Victim) -> int:
+    """Open files of both processes."""
+    pids = (victim.service.process.pid, victim.service.worker_pid)
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
