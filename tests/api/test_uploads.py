@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.api.uploads import FORMATS, decode
+from app.api.containers import FORMATS
+from app.api.uploads import decode
 from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
 from tests.api.conftest import quarters
 
