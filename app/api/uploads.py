@@ -143,11 +143,11 @@ def _to_rgb(image: Image.Image, orientation: int) -> Picture:
     lying = orientation in _LYING
     picture = np.empty((*(image.size if lying else image.size[::-1]), 3), np.uint8)
     for top, strip in _strips(image):
-        bottom = top + strip.height
-        if orientation in _FROM_THE_END:
-            top, bottom = image.height - bottom, image.height - top
+        from_the_end = orientation in _FROM_THE_END
+        start = image.height - top - strip.height if from_the_end else top
+        place = slice(start, start + strip.height)
         upright = _turned(convert(strip), orientation)
-        picture[(slice(None), slice(top, bottom)) if lying else slice(top, bottom)] = upright
+        picture[(slice(None), place) if lying else place] = upright
     return picture
 
 
