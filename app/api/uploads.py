@@ -1,25 +1,39 @@
 """An uploaded file becomes an RGB array, or an error that says what was wrong with it.
 
-Uploads are hostile until proven otherwise: only the listed formats are ever parsed, and the
-number of pixels is taken from the header, before anything is decoded.
+Uploads are hostile until proven otherwise: only the listed formats are ever parsed, the number of
+pixels is taken from the header before anything is decoded, and of a file nothing but its first
+picture reaches the library that decodes it (:mod:`app.api.containers`).
+
+Memory. At the worst, which is WebP, decoding holds 16 bytes for every pixel besides the file and
+two copies of it: libwebp's two canvases, its answer and Pillow's picture, 4 bytes each. JPEG,
+progressive and in four colours, and TIFF, of floats of 64 bits, take 12; the others 7. That is the
+picture as Pillow holds it, at most 4, and the answer, 3: what is done to it is done in strips.
 """
 
 import io
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms
 
+from app.api.containers import first_picture, format_of
+from app.api.containers.contents import FIELD, Contents, Size
 from app.engine.messages import Picture
-from app.errors import FormatNotAllowed, NotAPicture, TooLarge
+from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS_IN_WORDS: Final = "PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF"
 
-FIELD: Final = "image"
+BYTES_PER_PIXEL: Final = 16
+"""Most that decoding holds at once for every pixel, of any format and mode."""
 
-_WEBP_HEADER_BYTES = 30
+MAX_SIDE: Final = 65_535
+"""What JPEG, GIF and most programs can hold."""
+
+_STRIP_PIXELS = 2**18
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,6 +44,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF orientation, what turns the stored picture upright."""
+_LYING = frozenset((5, 6, 7, 8))
+_FROM_THE_END = frozenset((3, 4, 6, 7))
+"""Where the first rows that are stored are the last rows, or columns, of the upright picture."""
 
 # Told apart by these bytes alone: no parser of an unlisted format ever sees an upload.
 _UNLISTED: Final = (
@@ -67,24 +84,16 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
     Raises :class:`NotAPicture`, :class:`FormatNotAllowed` or :class:`TooLarge`. Takes a while
     for a large picture; call it in a thread.
     """
-    if not data:
-        raise NotAPicture("The file is empty", field=FIELD)
-    _check_format(data)
-    _check_webp_pixels(data, max_pixels)
-    # Pillow raises many kinds of error over a damaged file: whatever it is, the file is at fault.
+    name = _format(data)
+    # Many kinds of error are raised over a damaged file: whatever it is, the file is at fault.
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.size, max_pixels)
-            image.load()
-            return np.asarray(_to_rgb(_upright(image)))
-    except TooLarge:
+        contents = first_picture(data, name)
+        _check_size(contents.size, max_pixels)
+        if contents.tile is not None:
+            _check_size(contents.tile, max_pixels, "The picture's tiles are")
+        return _decoded(contents, name)
+    except (BadInput, MemoryError):
         raise
-    except UnidentifiedImageError:
-        raise NotAPicture(
-            f"The file is not a picture that can be read; send {FORMATS_IN_WORDS}", field=FIELD
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooLarge(_too_many_pixels(max_pixels), field=FIELD) from None
     except Exception as error:
         raise NotAPicture(
             "The picture is damaged or cut off: it begins like a picture, but not all of it "
@@ -93,63 +102,76 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
         ) from error
 
 
-def _check_format(data: bytes) -> None:
-    for offset, magic, name in _UNLISTED:
+def _format(data: bytes) -> str:
+    if not data:
+        raise NotAPicture("The file is empty", field=FIELD)
+    for offset, magic, unlisted in _UNLISTED:
         if data.startswith(magic, offset):
             raise FormatNotAllowed(
-                f"{name} files are not accepted; send {FORMATS_IN_WORDS}", field=FIELD
+                f"{unlisted} files are not accepted; send {FORMATS_IN_WORDS}", field=FIELD
             )
+    name = format_of(data)
+    if name is None:
+        raise NotAPicture(
+            f"The file is not a picture that can be read; send {FORMATS_IN_WORDS}", field=FIELD
+        )
+    return name
 
 
-def _check_webp_pixels(data: bytes, max_pixels: int) -> None:
-    """WebP alone is checked by hand: opening one already allocates its whole canvas."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        _check_pixels(_webp_size(data[:_WEBP_HEADER_BYTES]), max_pixels)
-
-
-def _webp_size(header: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk of a WebP file (RFC 9649, section 2)."""
-    chunk, body = header[12:16], header[20:]
-    if chunk == b"VP8X":
-        return _little(body[4:7]) + 1, _little(body[7:10]) + 1
-    if chunk == b"VP8L":
-        bits = _little(body[1:5])
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return _little(body[6:8]) & 0x3FFF, _little(body[8:10]) & 0x3FFF
-
-
-def _little(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(size: Size, max_pixels: int, subject: str = "The picture is") -> None:
     width, height = size
+    given = f"{subject} {width}×{height}"
+    if min(size) < 1:
+        raise NotAPicture(f"{given}: there is nothing in it", field=FIELD)
     if width * height > max_pixels:
-        raise TooLarge(f"The picture is {width}×{height}; {_too_many_pixels(max_pixels)}",
-                       field=FIELD)  # fmt: skip
+        raise TooLarge(f"{given}; at most {max_pixels:,} pixels are accepted", field=FIELD)
+    if max(size) > MAX_SIDE:
+        raise TooLarge(f"{given}; no side may be longer than {MAX_SIDE:,} pixels", field=FIELD)
 
 
-def _too_many_pixels(max_pixels: int) -> str:
-    return f"at most {max_pixels:,} pixels are accepted"
+def _decoded(contents: Contents, name: str) -> Picture:
+    with Image.open(io.BytesIO(contents.data), formats=(name,)) as image:
+        if image.size != contents.size:
+            raise ValueError(f"read as {image.size}, though its header says {contents.size}")
+        image.load()
+        return _to_rgb(image, contents.orientation)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, after loading: Pillow turns a TIFF itself while it loads."""
-    try:
-        transpose = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF block is no reason to refuse a good picture
-        return image
-    return image if transpose is None else image.transpose(transpose)
+def _to_rgb(image: Image.Image, orientation: int) -> Picture:
+    """Convert in strips: a whole picture in every intermediate mode would take gigabytes."""
+    convert = _converter(image)
+    lying = orientation in _LYING
+    picture = np.empty((*(image.size if lying else image.size[::-1]), 3), np.uint8)
+    for top, strip in _strips(image):
+        from_the_end = orientation in _FROM_THE_END
+        start = image.height - top - strip.height if from_the_end else top
+        place = slice(start, start + strip.height)
+        upright = _turned(convert(strip), orientation)
+        picture[(slice(None), place) if lying else place] = upright
+    return picture
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _turned(image: Image.Image, orientation: int) -> Picture:
+    transpose = _UPRIGHT.get(orientation)
+    return np.asarray(image if transpose is None else image.transpose(transpose))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture from top to bottom, and the row at which each strip begins."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What makes RGB of each strip of this picture."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bit(image)
+        return partial(_deep_to_rgb, white=_white(image))
     if image.has_transparency_data:
-        return _over_white(image)
+        return _over_white
     if image.mode == "LAB":
-        return _lab_to_rgb(image)
-    return image.convert("RGB")
+        return _lab_to_rgb()
+    return partial(Image.Image.convert, mode="RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -163,21 +185,27 @@ def _to_rgba(image: Image.Image) -> Image.Image:
     return (image.convert(plain) if plain else image).convert("RGBA")
 
 
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
+def _lab_to_rgb() -> Callable[[Image.Image], Image.Image]:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    return cast("Image.Image", converted)  # None only when it converts in place
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+    def convert(image: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(image, transform)
+        return cast("Image.Image", converted)  # None only when it converts in place
+
+    return convert
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def _deep_to_rgb(image: Image.Image, white: float) -> Image.Image:
     """Scale grey values of more than 8 bits to 0–255, where ``convert`` would clip them."""
     values = np.asarray(image).astype(np.float64)
-    grey = Image.fromarray(_scaled(values, _white(image.mode, values)))
+    grey = Image.fromarray(_scaled(values, white))
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
-        grey.putalpha(Image.fromarray(alpha))
-    return grey
+    if not isinstance(transparent, int):
+        return grey.convert("RGB")
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    grey.putalpha(Image.fromarray(alpha))
+    return _over_white(grey)
 
 
 def _scaled(values: NDArray[np.float64], white: float) -> NDArray[np.uint8]:
@@ -185,14 +213,19 @@ def _scaled(values: NDArray[np.float64], white: float) -> NDArray[np.uint8]:
     return np.rint(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def _white(mode: str, values: NDArray[np.float64]) -> float:
+def _white(image: Image.Image) -> float:
     """The value that stands for white.
 
     16-bit modes say it. Whole 32-bit and floating-point numbers do not: white is the smallest
     usual full scale that holds the brightest pixel.
     """
-    if mode.startswith("I;16"):
+    if image.mode.startswith("I;16"):
         return 65535.0
-    scales = (255.0, 65535.0, 2.0**31 - 1) if mode == "I" else (1.0, 255.0, 65535.0)
-    brightest = float(np.max(values, initial=0.0, where=np.isfinite(values)))
+    scales = (255.0, 65535.0, 2.0**31 - 1) if image.mode == "I" else (1.0, 255.0, 65535.0)
+    brightest = max(_brightest(strip) for _, strip in _strips(image))
     return next((scale for scale in scales if brightest <= scale), brightest)
+
+
+def _brightest(image: Image.Image) -> float:
+    values = np.asarray(image)
+    return float(np.max(values, initial=0.0, where=np.isfinite(values)))
