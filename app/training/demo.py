@@ -28,12 +28,15 @@ AUTOENCODER = Recipe(
     steps=2400, batch=8, learning_rate=2e-3, warmup=0.02, cooldown=0.6, weight_decay=0.0
 )
 SAFETY = Recipe(steps=300, batch=64, learning_rate=3e-4)
-SAFETY_ON_VARIATIONS = Recipe(steps=640, batch=64, learning_rate=3e-4)
+SAFETY_ON_VARIATIONS = Recipe(steps=1700, batch=64, learning_rate=3e-4)
 DENOISER_ON_CODES = Recipe(
     steps=815, batch=48, learning_rate=1e-3, warmup=0.02, cooldown=0.01, ema_decay=0.999
 )
 DENOISER = Recipe(
     steps=3600, batch=48, learning_rate=1e-3, warmup=0.01, cooldown=0.7, ema_decay=0.999
+)
+DENOISER_LONGER = Recipe(
+    steps=2000, batch=48, learning_rate=6e-4, warmup=0.02, cooldown=0.9, ema_decay=0.999
 )
 JUDGE = Recipe(steps=800, batch=64, learning_rate=2e-3)
 
@@ -44,14 +47,15 @@ class Plan:
 
     pairs: int = 30_000
     denoiser_width: int = 24
-    denoiser_pairs: int = 8_000
+    denoiser_pairs: int = 14_000
     encoder: Recipe = field(default=ENCODER)
     autoencoder: Recipe = field(default=AUTOENCODER)
     safety: Recipe = field(default=SAFETY)
-    varied: int = 1200
+    varied: int = 2000
     safety_on_variations: Recipe = field(default=SAFETY_ON_VARIATIONS)
     denoiser_on_codes: Recipe = field(default=DENOISER_ON_CODES)
     denoiser: Recipe = field(default=DENOISER)
+    denoiser_longer: Recipe = field(default=DENOISER_LONGER)
     judge: Recipe = field(default=JUDGE)
 
     def scaled(self, scale: float) -> Self:
@@ -64,6 +68,7 @@ class Plan:
             safety_on_variations=self.safety_on_variations.scaled(scale),
             denoiser_on_codes=self.denoiser_on_codes.scaled(scale),
             denoiser=self.denoiser.scaled(scale),
+            denoiser_longer=self.denoiser_longer.scaled(scale),
             judge=self.judge.scaled(scale),
         )
 
@@ -88,6 +93,7 @@ def train_demo(plan: Plan, output: Path, work: Path, seed: int, progress: Progre
     for name, conditions, recipe in (
         ("denoiser on codes", code_pairs(some), plan.denoiser_on_codes),
         ("denoiser", embeddings, plan.denoiser),
+        ("denoiser, longer", embeddings, plan.denoiser_longer),
     ):
         train_denoiser(name, denoiser, latents, conditions, recipe, state, seed, progress)
     chosen, blocked = for_safety(some.labels, plan.varied, seed)

@@ -27,6 +27,7 @@ _PLAN = Plan(
     safety_on_variations=_SHORT,
     denoiser_on_codes=_SHORT,
     denoiser=_SHORT,
+    denoiser_longer=_SHORT,
     denoiser_width=16,
     judge=_SHORT,
 )
