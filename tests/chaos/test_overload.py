@@ -1,0 +1,214 @@
+"""More than can be done: what was accepted is finished, and refusals tell the truth."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+
+from tests.chaos.conftest import Serve, Victim
+from tests.chaos.figures import record
+from tests.chaos.load import Form, post
+
+pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+FORM = {"scheduler": "ddim", "num_inference_steps": "100", "n": "4", "seed": "1"}
+DEADLINE = 20.0
+QUEUE = 16
+SETTLING = 10.0
+"""Seconds after which memory, and the worker's costs, have settled."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened, by the clock of the one who measures."""
+
+    finished: list[float] = field(default_factory=list)
+    refused: list[tuple[float, float]] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    retried: list[int] = field(default_factory=list)
+
+    def count(self, response: httpx.Response, began: float) -> None:
+        now = time.monotonic()
+        self.statuses[response.status_code] = self.statuses.get(response.status_code, 0) + 1
+        if response.status_code == 200:
+            self.finished.append(now)
+            self.lengths.append(now - began)
+        else:
+            self.refused.append((now, int(response.headers["retry-after-ms"]) / 1000))
+
+
+@pytest.fixture(autouse=True)
+def on_a_core_of_its_own() -> None:
+    """The load, and the API process that it starts, stay on one core; the worker gets another."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+
+
+@asynccontextmanager
+async def pinned(victim: Victim) -> AsyncIterator[httpx.AsyncClient]:
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    pin(victim.service.worker_pid, second)
+    pin(victim.service.process.pid, first)
+    before = os.sched_getaffinity(0)
+    pin(os.getpid(), first)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
+    try:
+        async with httpx.AsyncClient(base_url=victim.url, timeout=60, limits=limits) as client:
+            yield client
+    finally:
+        pin(os.getpid(), *before)
+
+
+def pin(pid: int | None, *cores: int) -> None:
+    """Let every thread of a process run on these cores alone."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)
+
+
+async def capacity(client: httpx.AsyncClient, seconds: float) -> float:
+    """Requests a second with the queue always full and nobody refused."""
+    tally, end = Tally(), time.monotonic() + seconds
+
+    async def one_client() -> None:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            tally.count(await post(client, FORM), began)
+
+    await asyncio.gather(*(one_client() for _ in range(QUEUE)))
+    assert set(tally.statuses) == {200}
+    return rate(tally.finished)
+
+
+def rate(moments: list[float]) -> float:
+    """Events a second between the first and the last, the settling time left out."""
+    settled = [moment for moment in moments if moment > moments[0] + SETTLING / 2]
+    return (len(settled) - 1) / (settled[-1] - settled[0])
+
+
+async def open_loop(
+    client: httpx.AsyncClient, per_second: float, seconds: float, tally: Tally, retrying: float
+) -> None:
+    """Arrivals at random moments, whatever comes of those before; some try once more, as told."""
+    random = Random(4)
+    tasks, end = [], time.monotonic() + seconds
+
+    async def arrive() -> None:
+        began = time.monotonic()
+        response = await post(client, FORM, **{"x-request-timeout": str(DEADLINE)})
+        tally.count(response, began)
+        if response.status_code == 429 and random.random() < retrying:
+            await asyncio.sleep(int(response.headers["retry-after-ms"]) / 1000)
+            again = await post(client, FORM, **{"x-request-timeout": str(DEADLINE)})
+            tally.retried.append(again.status_code)
+            if again.status_code == 200:
+                tally.finished.append(time.monotonic())
+
+    while time.monotonic() < end:
+        await asyncio.sleep(random.expovariate(per_second))
+        tasks.append(asyncio.create_task(arrive()))
+    await asyncio.gather(*tasks)
+
+
+def resident(victim: Victim) -> int:
+    """Bytes of both processes in memory."""
+    total = 0
+    for pid in (victim.service.process.pid, victim.service.worker_pid):
+        status = Path(f"/proc/{pid}/status").read_text()
+        total += 1024 * int(status.split("VmRSS:")[1].split()[0])
+    return total
+
+
+async def test_ten_times_too_much_for_a_minute(serve: Serve) -> None:
+    with serve(max_queue=str(QUEUE)) as victim:
+        async with pinned(victim) as client:
+            able = await capacity(client, 30)
+            tally = Tally()
+            storm = asyncio.create_task(open_loop(client, 10 * able, 60, tally, retrying=0))
+            await asyncio.sleep(SETTLING)
+            early = resident(victim)
+            await storm
+            late = resident(victim)
+    done = rate(tally.finished)
+    all_told = [told_right(moment, told, tally.finished) for moment, told in tally.refused]
+    right = [one for one in all_told if one is not None]
+    figures: dict[str, object] = {
+        "capacity_requests_per_second": round(able, 2),
+        "done_over_capacity": round(done / able, 3),
+        "refused": len(tally.refused),
+        "refusals_told_right": round(sum(right) / len(right), 3),
+        "longest_answer_seconds": round(max(tally.lengths), 2),
+        "deadline_seconds": DEADLINE,
+        "resident_at_the_end_over_that_after_ten_seconds": round(late / early, 3),
+    }
+    record("ten times too much", figures)
+    assert set(tally.statuses) <= {200, 429, 503}
+    assert max(tally.lengths) <= DEADLINE
+    assert sum(right) / len(right) >= 0.9, figures
+    assert late / early <= 1.05, figures
+    assert done / able >= 0.95, figures
+
+
+def told_right(moment: float, told: float, finished: list[float]) -> bool | None:
+    """Whether the queue next had room within ±25 % or 1 s of the time told; none after the end."""
+    room = next((end - moment for end in sorted(finished) if end > moment), None)
+    return None if room is None else abs(told - room) <= max(0.25 * room, 1.0)
+
+
+@pytest.mark.parametrize("retrying", [0.2, 0.5, 1.0])
+async def test_a_fifth_too_much(serve: Serve, retrying: float) -> None:
+    with serve(max_queue=str(QUEUE)) as victim:
+        async with pinned(victim) as client:
+            able = await capacity(client, 20)
+            tally = Tally()
+            await open_loop(client, 1.2 * able, 90, tally, retrying)
+    admitted = sum(status == 200 for status in tally.retried) / max(1, len(tally.retried))
+    record(
+        f"a fifth too much, {retrying:.0%} of the refused try again",
+        {
+            "capacity_requests_per_second": round(able, 2),
+            "refused_at_first": len(tally.refused),
+            "tried_again": len(tally.retried),
+            "admitted_then": round(admitted, 3),
+        },
+    )
+    # Where everybody comes back, more ask than can be served, whatever they are told.
+    assert retrying > 0.5 or admitted >= 0.9
+
+
+async def test_a_quarter_of_an_hour_leaves_nothing_behind(serve: Serve) -> None:
+    seconds = float(os.environ.get("CHAOS_SOAK_SECONDS", "900"))
+    with serve() as victim:
+        async with httpx.AsyncClient(base_url=victim.url, timeout=60) as client:
+            sizes: list[int] = []
+            end, answered = time.monotonic() + seconds, 0
+
+            async def one_client(number: int) -> None:
+                nonlocal answered
+                random = Random(number)
+                while time.monotonic() < end:
+                    form: Form = {
+                        "n": str(random.randint(1, 4)),
+                        "num_inference_steps": str(random.randint(2, 40)),
+                        "seed": str(random.randint(0, 10**6)),
+                    }
+                    assert (await post(client, form)).status_code == 200
+                    answered += 1
+
+            async def watch() -> None:
+                while time.monotonic() < end:
+                    await asyncio.sleep(min(60.0, seconds / 15))
+                    sizes.append(resident(victim))
+
+            await asyncio.gather(watch(), *(one_client(number) for number in range(6)))
+            assert victim.count("worker_up") == 1
+    growth = sizes[-1] / sizes[0]
+    record("soak", {"seconds": seconds, "requests": answered, "resident_growth": round(growth, 3)})
+    assert growth <= 1.05
