@@ -1,0 +1,74 @@
+"""Broken files and bombs: a picture, or an error that says what is wrong; nothing else happens."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.api.uploads import decode
+from app.errors import BadInput
+from tests.chaos.bombs import BOMBS
+from tests.chaos.conftest import Serve
+from tests.chaos.figures import record
+from tests.chaos.fuzzing import mutated, seeds
+
+MOST_PIXELS = 50_000_000
+
+
+def test_the_good_files_are_good() -> None:
+    for data in seeds():
+        assert decode(data, max_pixels=MOST_PIXELS).shape == (24, 32, 3)
+
+
+def test_a_broken_file_is_a_picture_or_bad_input() -> None:
+    refused = 0
+    for data in mutated(500, seed=0):
+        try:
+            assert decode(data, max_pixels=MOST_PIXELS).ndim == 3
+        except BadInput:
+            refused += 1
+    assert 100 < refused < 500
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_thousands_of_broken_files_and_every_bomb_over_http(serve: Serve) -> None:
+    wish = {"n": "1", "num_inference_steps": "1"}
+    bombs = [make(20 * 2**20 - 2000) for make in BOMBS.values()]
+    with serve() as victim, httpx.Client(base_url=victim.url, timeout=300) as client:
+        worker = victim.service.worker_pid
+
+        def post(data: bytes) -> int:
+            files = {"image": ("a", data)}
+            return client.post("/variations", files=files, data=wish).status_code
+
+        before = peak_bytes(victim.service.process.pid)
+        with ThreadPoolExecutor(4) as callers:
+            statuses = [*callers.map(post, mutated(3000, seed=1)), *callers.map(post, bombs)]
+        peak = peak_bytes(victim.service.process.pid)
+        assert set(statuses) <= {200, 400, 413, 415, 422}
+        assert victim.service.worker_pid == worker
+        assert post(seeds()[0]) == 200
+        record(
+            "broken files",
+            {
+                "files": 3000,
+                "bombs": len(bombs),
+                "by_status": {str(s): statuses.count(s) for s in sorted(set(statuses))},
+                "workers_lost": 0,
+                "peak_megabytes": round(peak / 1e6),
+                "peak_before_megabytes": round(before / 1e6),
+            },
+        )
+    # Four uploads with two copies each, and two decodings at once of the most that is allowed.
+    assert peak - before < 1.5 * 2**30
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    assert found is not None
+    return 1024 * int(found[1])
