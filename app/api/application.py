@@ -58,7 +58,7 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
             expose_headers=["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
         )
     app.add_middleware(Access, metrics=metrics)
-    problems.install(app)
+    problems.install(app, keys=bool(settings.api_keys))
     app.include_router(routes.pages)
     app.include_router(routes.variations)
     return app

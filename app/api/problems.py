@@ -106,22 +106,27 @@ def _documentation(status: int) -> dict[str, Any]:
     return entry
 
 
-def install(app: FastAPI) -> None:
-    """Make the application answer every error with a problem, and its document say so."""
-    app.openapi = _document(app.openapi)  # type: ignore[method-assign]
+def install(app: FastAPI, *, keys: bool) -> None:
+    """Make the application answer every error with a problem, and its document say so.
+
+    Without ``keys`` the document asks for none.
+    """
+    app.openapi = _document(app.openapi, keys=keys)  # type: ignore[method-assign]
     app.exception_handler(VariationsError)(_on_error)
     app.exception_handler(RequestValidationError)(_on_validation_error)
     app.exception_handler(HTTPException)(_on_http_exception)
     app.exception_handler(ClientDisconnect)(_on_disconnect)
 
 
-def _document(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+def _document(openapi: Callable[[], dict[str, Any]], *, keys: bool) -> Callable[[], dict[str, Any]]:
     """FastAPI documents a response's model as ``application/json``: name problems rightly."""
 
     def document() -> dict[str, Any]:
         schema = openapi()
         for path in schema["paths"].values():
             for operation in path.values():
+                if not keys:
+                    operation.pop("security", None)
                 for response in operation["responses"].values():
                     _rename_problem(response.get("content", {}))
         return schema
