@@ -4,7 +4,9 @@ Names carry the prefix ``variations_`` and base units. Label values come from sh
 nothing a caller sends becomes a label.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from platform import python_version
 from typing import get_args
 
 from prometheus_client import (
@@ -12,19 +14,21 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Info,
     ProcessCollector,
     disable_created_metrics,
 )
 
-from app.engine.messages import Stats, Timings
+from app import __version__
+from app.engine.messages import DeviceUse, StageName, Stats
 from app.engine.process import Cause
+from app.parameters import ModelInfo, Parameters
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unused
 
-OUTCOMES = ("ok", "flagged", "failed", "cancelled", "refused")
-STAGES = ("queue", "encode", "denoise", "decode")
 REFUSALS = ("queue_full", "quota", "deadline", "not_ready", "draining")
 
+_UNREAD = ("", "")
 _WASTED = ("first", "second", "later")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STEP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -52,8 +56,9 @@ class Metrics:
         )
         self._pictures = Counter(
             "variations_pictures_total",
-            "Pictures by outcome; a refused request counts one, since its n was never read.",
-            ["outcome"],
+            "Pictures by outcome. A refused request counts one, of no scheduler and size: they "
+            "were never read.",
+            ["outcome", "scheduler", "size"],
             registry=registry,
         )
         self._refusals = Counter(
@@ -65,6 +70,17 @@ class Metrics:
         self._queue = Gauge(
             "variations_queue_requests",
             "Requests the engine has accepted and not yet answered.",
+            registry=registry,
+        )
+        self._first_step_seconds = Histogram(
+            "variations_first_step_seconds",
+            "Seconds from a request's acceptance by the engine to the start of its first step.",
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._active_rows = Gauge(
+            "variations_active_rows",
+            "UNet rows of the last step; 0 when there is nothing to do.",
             registry=registry,
         )
         self._waiting_rows = Gauge(
@@ -89,13 +105,17 @@ class Metrics:
         )
         self._step_seconds = Histogram(
             "variations_step_seconds",
-            "Seconds of one step: one UNet call for all its rows.",
+            "Seconds of one step: one UNet call for all its rows, padded to a bucket. On a CPU "
+            "every number of rows is a bucket: the label is the next power of two.",
+            ["bucket"],
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._stage_seconds = Histogram(
             "variations_stage_seconds",
-            "Seconds an answered request spent in each stage.",
+            "Seconds an answered request spent in each stage: upload (its body arrives), read "
+            "(becomes pixels), queue (all waiting before the first step), encode, denoise, decode, "
+            "safety (checker), write (files).",
             ["stage"],
             buckets=_REQUEST_SECONDS,
             registry=registry,
@@ -115,6 +135,11 @@ class Metrics:
             "variations_out_of_memory_total",
             "Times that memory ran out, by stage; what ran was split and run again.",
             ["stage"],
+            registry=registry,
+        )
+        self._steps = Counter(
+            "variations_request_steps_total",
+            "Steps that requests took part in: one for each request in each step.",
             registry=registry,
         )
         self._wasted_steps = Counter(
@@ -147,9 +172,27 @@ class Metrics:
             "Requests that ended a worker which they had to themselves.",
             registry=registry,
         )
-        for outcome in OUTCOMES:
-            self._pictures.labels(outcome)
-        for stage in STAGES:
+        self._device_bytes = Gauge(
+            "variations_device_memory_bytes",
+            "Memory of the GPU: used by tensors, reserved for them by torch, occupied by anybody, "
+            "total. Of a CPU nothing is reported.",
+            ["kind"],
+            registry=registry,
+        )
+        self._device_busy = Gauge(
+            "variations_device_busy_ratio",
+            "Share of the last moments in which the GPU did something; NaN where NVML is silent.",
+            registry=registry,
+        )
+        self._device_busy.set(math.nan)
+        self._model = Info(
+            "variations_model", "The checkpoint that is served, and how.", registry=registry
+        )
+        Info("variations_build", "The version that runs.", registry=registry).info(
+            {"version": __version__, "python": python_version()}
+        )
+        self._pictures.labels("refused", *_UNREAD)
+        for stage in get_args(StageName):
             self._stage_seconds.labels(stage)
         for reason in REFUSALS:
             self._refusals.labels(reason)
@@ -175,21 +218,25 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         """A request was turned away for one of :data:`REFUSALS`."""
-        self._pictures.labels("refused").inc()
+        self._pictures.labels("refused", *_UNREAD).inc()
         self._refusals.labels(reason).inc()
 
-    def pictures(self, ok: int, flagged: int) -> None:
-        """A request was answered with ``ok`` pictures and ``flagged`` stopped ones."""
-        self._pictures.labels("ok").inc(ok)
-        self._pictures.labels("flagged").inc(flagged)
+    def pictures(self, parameters: Parameters, flagged: int) -> None:
+        """A request was answered; ``flagged`` of its pictures were stopped."""
+        self._count(parameters, "ok", parameters.n - flagged)
+        self._count(parameters, "flagged", flagged)
 
-    def failed(self, pictures: int = 1) -> None:
+    def failed(self, parameters: Parameters) -> None:
         """An accepted request's pictures could not be made."""
-        self._pictures.labels("failed").inc(pictures)
+        self._count(parameters, "failed", parameters.n)
 
-    def cancelled(self, pictures: int = 1) -> None:
+    def cancelled(self, parameters: Parameters) -> None:
         """An accepted request's caller went away, or its deadline passed."""
-        self._pictures.labels("cancelled").inc(pictures)
+        self._count(parameters, "cancelled", parameters.n)
+
+    def started(self, seconds: float) -> None:
+        """A request's first step has begun, so long after its acceptance."""
+        self._first_step_seconds.observe(seconds)
 
     def wasted_step(self, number: int) -> None:
         """A cancelled request took part in a step all the same, for the ``number``-th time."""
@@ -214,6 +261,9 @@ class Metrics:
     def queue(self, requests: int) -> None:
         """The number of accepted and unanswered requests has changed."""
         self._queue.set(requests)
+        if requests == 0:
+            self._active_rows.set(0)
+            self._waiting_rows.set(0)
 
     def worker_up(self, up: bool) -> None:
         """The worker has become ready, or has stopped being so."""
@@ -221,7 +271,9 @@ class Metrics:
 
     def step(self, stats: Stats) -> None:
         """One step has ended."""
-        self._step_seconds.observe(stats.seconds)
+        self._step_seconds.labels(_power_of_two(stats.bucket)).observe(stats.seconds)
+        self._active_rows.set(stats.rows)
+        self._steps.inc(stats.requests)
         self._step_rows.observe(stats.rows)
         self._step_requests.observe(stats.requests)
         self._step_schedules.observe(stats.schedules)
@@ -233,10 +285,38 @@ class Metrics:
         for stage in stats.out_of_memory:
             self._out_of_memory.labels(stage).inc()
 
-    def stages(self, timings: Timings) -> None:
+    def stages(self, seconds: Mapping[StageName, float]) -> None:
         """A request was answered; this is where its time went."""
-        for stage in STAGES:
-            self._stage_seconds.labels(stage).observe(getattr(timings, stage))
+        for stage, length in seconds.items():
+            self._stage_seconds.labels(stage).observe(length)
+
+    def device(self, use: DeviceUse) -> None:
+        """The worker has looked at its GPU."""
+        for kind in ("used", "reserved", "occupied", "total"):
+            self._device_bytes.labels(kind).set(getattr(use, kind))
+        if use.busy is not None:
+            self._device_busy.set(use.busy)
+
+    def model(self, model: ModelInfo) -> None:
+        """A worker has got ready to serve this model."""
+        self._model.info(
+            {
+                "id": model.id,
+                "revision": model.revision or "",
+                "device": model.device,
+                "dtype": model.dtype,
+                "safety_checker": "on" if model.safety_checker else "off",
+            }
+        )
+
+    def _count(self, parameters: Parameters, outcome: str, pictures: int) -> None:
+        size = f"{parameters.width}x{parameters.height}"
+        self._pictures.labels(outcome, parameters.scheduler, size).inc(pictures)
 
     def _count_histogram(self, name: str, documentation: str) -> Histogram:
         return Histogram(name, documentation, buckets=_COUNTS, registry=self.registry)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is no less."""
+    return 1 << (number - 1).bit_length()

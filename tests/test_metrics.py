@@ -1,11 +1,25 @@
 """What is counted, under which names."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
+from platform import python_version
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_parser,
+)
 
-from app.engine.messages import Stats, Timings
+from app import __version__
+from app.engine.messages import DeviceUse, Stats
 from app.metrics import Metrics
+from app.parameters import Fit, ModelInfo, Parameters, Scheduler
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+
+ASKED = Parameters(4, 3.0, 10, Scheduler.DDIM, 1, 64, 64, Fit.SQUASH)
 
 
 def text(metrics: Metrics) -> str:
@@ -15,8 +29,8 @@ def text(metrics: Metrics) -> str:
 def test_two_services_in_one_process_do_not_share_their_counts() -> None:
     first, second = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     first.refused("queue_full")
-    assert 'variations_pictures_total{outcome="refused"} 1.0' in text(first)
-    assert 'variations_pictures_total{outcome="refused"} 0.0' in text(second)
+    assert 'variations_refusals_total{reason="queue_full"} 1.0' in text(first)
+    assert 'variations_refusals_total{reason="queue_full"} 0.0' in text(second)
 
 
 def test_names_carry_the_prefix_and_base_units() -> None:
@@ -43,7 +57,9 @@ def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
         'variations_step_schedules_bucket{le="1.0"} 0.0',
         'variations_step_schedules_bucket{le="2.0"} 1.0',
         "variations_step_padding_rows_total 2.0",
-        "variations_step_seconds_sum 0.03",
+        'variations_step_seconds_sum{bucket="8"} 0.03',
+        "variations_active_rows 6.0",
+        "variations_request_steps_total 3.0",
         "variations_waiting_rows 4.0",
         "variations_row_cap 16.0",
         'variations_stall_seconds_total{stage="decode"} 0.5',
@@ -54,30 +70,31 @@ def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
 
 def test_pictures_are_counted_by_outcome() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.pictures(ok=3, flagged=1)
-    metrics.failed(2)
-    metrics.cancelled()
+    metrics.pictures(ASKED, flagged=1)
+    metrics.failed(replace(ASKED, n=2))
+    metrics.cancelled(replace(ASKED, n=1, scheduler=Scheduler.EULER, width=96))
     metrics.refused("quota")
-    counts = dict(re.findall(r'variations_pictures_total{outcome="(\w+)"} (\S+)', text(metrics)))
-    expected = {
-        "ok": "3.0",
-        "flagged": "1.0",
-        "failed": "2.0",
-        "cancelled": "1.0",
-        "refused": "1.0",
+    counts = re.findall(r"variations_pictures_total({.*}) (\S+)", text(metrics))
+    assert dict(counts) == {
+        '{outcome="ok",scheduler="ddim",size="64x64"}': "3.0",
+        '{outcome="flagged",scheduler="ddim",size="64x64"}': "1.0",
+        '{outcome="failed",scheduler="ddim",size="64x64"}': "2.0",
+        '{outcome="cancelled",scheduler="euler",size="96x64"}': "1.0",
+        '{outcome="refused",scheduler="",size=""}': "1.0",
     }
-    assert counts == expected
 
 
 def test_stages_the_queue_and_the_worker_are_seen() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.stages(Timings(queue=0.5, encode=0.25, denoise=2.0, decode=0.125, steps=7))
+    metrics.stages({"queue": 0.5, "denoise": 2.0})
+    metrics.started(0.75)
     metrics.queue(5)
     metrics.worker_up(True)
     found = text(metrics)
     for line in (
         'variations_stage_seconds_sum{stage="queue"} 0.5',
         'variations_stage_seconds_sum{stage="denoise"} 2.0',
+        "variations_first_step_seconds_sum 0.75",
         "variations_queue_requests 5.0",
         "variations_worker_up 1.0",
     ):
@@ -100,3 +117,66 @@ def test_the_predicted_wait_is_asked_for_at_every_scrape() -> None:
     metrics.foresee(lambda: next(waits))
     assert "variations_predicted_wait_seconds 1.5" in text(metrics)
     assert "variations_predicted_wait_seconds 2.5" in text(metrics)
+
+
+def test_an_idle_engine_has_no_rows() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.step(Stats(0.03, 6, 8, (64, 64), (("a", 0),), schedules=1, waiting_rows=4, cap=16))
+    metrics.queue(0)
+    assert "variations_active_rows 0.0" in text(metrics)
+    assert "variations_waiting_rows 0.0" in text(metrics)
+
+
+def test_the_device_the_model_and_the_version_are_seen() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.device(DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=None))
+    metrics.model(
+        ModelInfo(
+            id="demo", revision=None, guidance_scale=3.0, num_inference_steps=25,
+            scheduler=Scheduler.DDIM, fit=Fit.SQUASH, sizes=((64, 64),), device="cpu",
+            dtype="float32", safety_checker=True,
+        )
+    )  # fmt: skip
+    found = text(metrics)
+    for line in (
+        'variations_device_memory_bytes{kind="used"} 1.0',
+        'variations_device_memory_bytes{kind="total"} 4.0',
+        "variations_device_busy_ratio NaN",
+        'variations_model_info{device="cpu",dtype="float32",id="demo",revision="",'
+        'safety_checker="on"} 1.0',
+        f'variations_build_info{{python="{python_version()}",version="{__version__}"}} 1.0',
+    ):
+        assert line in found
+    metrics.device(DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=0.5))
+    assert "variations_device_busy_ratio 0.5" in text(metrics)
+
+
+def test_openmetrics_is_well_formed() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.pictures(ASKED, flagged=1)
+    exposed = openmetrics(metrics.registry).decode()  # type: ignore[no-untyped-call]
+    families = openmetrics_parser(exposed)  # type: ignore[no-untyped-call]
+    assert {family.name for family in families} >= {"variations_pictures", "variations_model"}
+
+
+def test_the_page_of_metrics_is_complete() -> None:
+    assert table() in PAGE.read_text(), f"docs/metrics.md needs:\n\n{table()}\n"
+
+
+def table() -> str:
+    """All metrics as docs/metrics.md must show them."""
+    rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.foresee(lambda: 0.0)
+    collectors = sorted(registry._collector_to_names, key=lambda c: getattr(c, "_name", ""))
+    for collector in collectors:
+        if not isinstance(collector, MetricWrapperBase):
+            continue
+        (family, *_) = collector.describe()
+        labels = ", ".join(f"`{name}`" for name in collector._labelnames)
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        rows.append(
+            f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+        )
+    return "\n".join(rows)

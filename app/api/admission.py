@@ -6,8 +6,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from app.api.service import Service, service_of
+from app.engine.messages import Stage, StageName
 from app.errors import (
     DeadlineExceeded,
     DeadlineOutOfReach,
@@ -37,11 +38,26 @@ class Admission:
     """An admitted request; lives in ``request.state.admission``.
 
     ``accepted`` is when, by ``perf_counter``, and ``seconds`` how long it may take from then on.
+    ``stages`` gathers where the time goes in this process.
     """
 
     identifier: str
     accepted: float
     seconds: float
+    stages: list[Stage] = field(default_factory=list)
+
+    def passed(self, stage: StageName, since: float) -> float:
+        """The request was in a stage from ``since`` until now, which is returned."""
+        now = time.perf_counter()
+        self.stages.append(Stage(stage, since, now))
+        return now
+
+    def seconds_by_stage(self) -> dict[StageName, float]:
+        """Where the time went so far; no stage is left out."""
+        seconds: dict[StageName, float] = dict.fromkeys(get_args(StageName), 0.0)
+        for stage in self.stages:
+            seconds[stage.name] += stage.ended - stage.began
+        return seconds
 
     def check_reach(self, finished: float) -> None:
         """Refuse what will be finished only ``finished`` seconds from now, if that is too late."""

@@ -25,6 +25,11 @@ class Answer:
 
     def response(self) -> Response:
         """Write the files and the JSON around them. Takes a while; call it in a thread."""
+        began = time.perf_counter()
+        variations = [
+            self._variation(index, picture) for index, picture in enumerate(self.done.pictures)
+        ]
+        self.admission.passed("write", began)
         body = schemas.VariationsResponse(
             id=self.admission.identifier,
             created=int(time.time()),
@@ -32,9 +37,7 @@ class Answer:
             parameters=schemas.ResolvedParameters(
                 **asdict(self.parameters), output_format=self.output_format
             ),
-            variations=[
-                self._variation(index, picture) for index, picture in enumerate(self.done.pictures)
-            ],
+            variations=variations,
             timings=self._timings(),
         )
         return Response(body.model_dump_json(), media_type="application/json")
@@ -51,5 +54,9 @@ class Answer:
         )
 
     def _timings(self) -> schemas.Timings:
-        total = time.perf_counter() - self.admission.accepted
-        return schemas.Timings(**asdict(self.done.timings), total=total, predicted=self.foreseen)
+        return schemas.Timings(
+            **self.admission.seconds_by_stage(),
+            total=time.perf_counter() - self.admission.accepted,
+            predicted=self.foreseen,
+            steps=self.done.steps,
+        )

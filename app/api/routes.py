@@ -1,6 +1,7 @@
 """The routes. What a handler needs it finds in the :class:`app.api.service.Service`."""
 
 from dataclasses import asdict
+from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, Security, UploadFile
@@ -53,9 +54,10 @@ async def create_variations(
 
     The same picture, parameters and seed give the same variations, whatever else is running.
     """
+    admission: Admission = request.state.admission
+    admission.passed("upload", admission.accepted)
     await _refuse_repeated_fields(request)
-    work = _make(service_of(request), form, request.state.admission)
-    return await unless_gone(request.receive, work)
+    return await unless_gone(request.receive, _make(service_of(request), form, admission))
 
 
 @pages.get("/", response_model=schemas.Index)
@@ -117,11 +119,20 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     fingerprint = await service.in_thread(lambda: fingerprint_of(form.image.file, parameters))
     foreseen = service.engine.foresee(parameters).finished
     admission.check_reach(foreseen)
-    done = await service.engine.run(
-        admission.identifier, lambda: _picture(service, form.image), parameters, fingerprint
-    )
+    waiting_since = perf_counter()
+
+    async def picture() -> Picture:
+        reading_since = admission.passed("queue", waiting_since)
+        pixels = await _picture(service, form.image)
+        admission.passed("read", reading_since)
+        return pixels
+
+    done = await service.engine.run(admission.identifier, picture, parameters, fingerprint)
+    admission.stages.extend(done.stages)
     answer = Answer(admission, model, parameters, form.output_format, done, foreseen)
-    return await service.in_thread(answer.response)
+    response = await service.in_thread(answer.response)
+    service.metrics.stages(admission.seconds_by_stage())
+    return response
 
 
 async def _picture(service: Service, upload: UploadFile) -> Picture:

@@ -131,14 +131,20 @@ class Variation(BaseModel):
 class Timings(BaseModel):
     """Seconds by stage, and the number of UNet calls the request took part in.
 
-    ``total`` runs from acceptance, so it holds the upload and the writing of files as well.
-    ``predicted`` is what was foreseen, once the upload was there, for all that followed.
+    ``upload`` until the body was there, ``read`` until it was pixels; ``queue`` is all waiting
+    before the first step, ``safety`` the check of the pictures, ``write`` the making of files.
+    ``total`` runs from acceptance to the end. ``predicted`` is what was foreseen, once the upload
+    was there, for all that followed.
     """
 
+    upload: float
+    read: float
     queue: float
     encode: float
     denoise: float
     decode: float
+    safety: float
+    write: float
     total: float
     predicted: float
     steps: int
@@ -177,10 +183,14 @@ class VariationsResponse(BaseModel):
                         }
                     ],
                     "timings": {
+                        "upload": 0.01,
+                        "read": 0.01,
                         "queue": 0.01,
                         "encode": 0.03,
                         "denoise": 1.2,
-                        "decode": 0.08,
+                        "decode": 0.06,
+                        "safety": 0.02,
+                        "write": 0.02,
                         "total": 1.4,
                         "predicted": 1.35,
                         "steps": 25,

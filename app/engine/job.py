@@ -19,6 +19,7 @@ class Job:
     few kilobytes, from which :meth:`submit` makes the same pictures in any worker. It is ``None``
     until the picture is there. ``fingerprint`` is alike for requests that are alike.
 
+    ``accepted`` is when, by ``monotonic``; ``started``, whether it has taken a step in any worker.
     ``deaths`` counts the workers that ended while it was running; ``submitted`` says whether the
     present worker has it, ``joined`` whether its samples have joined the line there. ``moved_on``
     is set once the pixels are not needed any more.
@@ -29,6 +30,8 @@ class Job:
     fingerprint: bytes
     answer: asyncio.Future[Done]
     source: Picture | Embedding | None = None
+    accepted: float = 0.0
+    started: bool = False
     deaths: int = 0
     submitted: bool = False
     joined: bool = False

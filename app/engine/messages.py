@@ -3,7 +3,7 @@
 To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
 From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
 request either :class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every
-step. A cancelled request is not answered.
+step, :class:`DeviceUse` now and then. A cancelled request is not answered.
 """
 
 from dataclasses import dataclass, field
@@ -105,27 +105,36 @@ class Encoded:
     embedding: Embedding
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds a request spent in each stage, and ``steps``, the UNet calls it took part in.
+StageName = Literal["upload", "read", "queue", "encode", "denoise", "decode", "safety", "write"]
+"""Where a request's time goes: its body arrives, becomes pixels, waits for its first step, becomes
+an embedding, is denoised, decoded, checked for safety; its files are written. All but ``queue``,
+``encode``, ``denoise``, ``decode`` and ``safety`` happen in the API process."""
 
-    ``queue`` is all the waiting between arrival at the worker and the first step.
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of a request's time, between two readings of ``perf_counter``.
+
+    The processes of one machine share that clock. A request may be in one stage several times.
     """
 
-    queue: float
-    encode: float
-    denoise: float
-    decode: float
-    steps: int
+    name: StageName
+    began: float
+    ended: float
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A request's pictures in the order of their seeds; ``None`` stands for a flagged one."""
+    """A request's pictures in the order of their seeds; ``None`` stands for a flagged one.
+
+    ``stages`` tells where the time went since the worker got it, ``steps`` how many UNet calls it
+    took part in.
+    """
 
     request_id: str
     pictures: tuple[Picture | None, ...]
-    timings: Timings
+    stages: tuple[Stage, ...]
+    steps: int
 
 
 Failure = Literal["failed", "memory", "parameters"]
@@ -176,5 +185,21 @@ class Stats:
         return len({request_id for request_id, _ in self.members})
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """How full and how busy the GPU is, of itself; every few seconds, and never from a CPU.
+
+    Bytes ``used`` by tensors, ``reserved`` by torch's allocator for them, ``occupied`` on the
+    device by anybody, and in ``total``; ``busy`` is the share (0–1) of the last moments in which
+    the device did something, where NVML answers.
+    """
+
+    used: int
+    reserved: int
+    occupied: int
+    total: int
+    busy: float | None
+
+
 ToWorker = Start | Submit | Cancel
-FromWorker = Loading | Ready | LoadFailed | Encoded | Done | Failed | Stats
+FromWorker = Loading | Ready | LoadFailed | Encoded | Done | Failed | Stats | DeviceUse

@@ -14,6 +14,7 @@ from app.engine.forecast import Span
 from app.engine.job import Job
 from app.engine.messages import (
     Cancel,
+    DeviceUse,
     Done,
     Encoded,
     Failed,
@@ -25,7 +26,6 @@ from app.engine.messages import (
     Ready,
     Start,
     Stats,
-    Timings,
 )
 from app.engine.process import Cause, Ending, WorkerProcess
 from app.engine.quarantine import Quarantine
@@ -88,10 +88,10 @@ class Metrics(Protocol):
     """What the engine tells whoever counts; :class:`app.metrics.Metrics` does."""
 
     def step(self, stats: Stats) -> None: ...
-    def stages(self, timings: Timings) -> None: ...
-    def pictures(self, ok: int, flagged: int) -> None: ...
-    def failed(self, pictures: int = 1) -> None: ...
-    def cancelled(self, pictures: int = 1) -> None: ...
+    def started(self, seconds: float) -> None: ...
+    def pictures(self, parameters: Parameters, flagged: int) -> None: ...
+    def failed(self, parameters: Parameters) -> None: ...
+    def cancelled(self, parameters: Parameters) -> None: ...
     def wasted_step(self, number: int) -> None: ...
     def worker_up(self, up: bool) -> None: ...
     def restarted(self, cause: Cause) -> None: ...
@@ -99,6 +99,8 @@ class Metrics(Protocol):
     def suspected(self, requests: int) -> None: ...
     def convicted(self) -> None: ...
     def queue(self, requests: int) -> None: ...
+    def device(self, use: DeviceUse) -> None: ...
+    def model(self, model: ModelInfo) -> None: ...
 
 
 class Supervisor:
@@ -173,7 +175,7 @@ class Supervisor:
             await self._hand_over(job, read)
             return await job.answer
         except asyncio.CancelledError:
-            self._metrics.cancelled(job.parameters.n)
+            self._metrics.cancelled(job.parameters)
             raise
         finally:
             self._release(job)
@@ -211,7 +213,7 @@ class Supervisor:
             raise NotReady(message, retry_after=self.ready_in())
         self._refuse_quarantined(fingerprint)
         answer = asyncio.get_running_loop().create_future()
-        job = Job(request_id, parameters, fingerprint, answer)
+        job = Job(request_id, parameters, fingerprint, answer, accepted=monotonic())
         self._backlog.add(job)
         self._metrics.queue(self.pending)
         return job
@@ -367,6 +369,9 @@ class Supervisor:
     def _receive(self, message: FromWorker) -> None:
         if self.state.phase == "stopped":  # sent before the worker heard of it
             return
+        if isinstance(message, DeviceUse):  # from a thread that goes on whatever the others do
+            self._metrics.device(message)
+            return
         self._watchdog.heard()
         match message:
             case Loading(stage, fraction):
@@ -388,6 +393,7 @@ class Supervisor:
         self._start_seconds = monotonic() - self._launched_at
         self._failed_starts = 0
         self._backlog.worker_ready(ready)
+        self._metrics.model(ready.model)
         self._enter("ready", "ready")
         logger.info("Ready: %s, at most %d rows in a step", ready.model.id, self.max_rows)
         self._feed()
@@ -402,7 +408,12 @@ class Supervisor:
     def _count(self, stats: Stats) -> None:
         self._backlog.stepped(stats)
         self._metrics.step(stats)
-        for request_id in {name for name, _ in stats.members} & self._wasted.keys():
+        names = {name for name, _ in stats.members}
+        for job in filter(None, map(self._backlog.get, names)):
+            if not job.started:
+                job.started = True
+                self._metrics.started(monotonic() - stats.seconds - job.accepted)
+        for request_id in names & self._wasted.keys():
             self._wasted[request_id] += 1
             self._metrics.wasted_step(self._wasted[request_id])
 
@@ -424,14 +435,13 @@ class Supervisor:
             return
         job.finish(done)
         flagged = sum(picture is None for picture in done.pictures)
-        self._metrics.pictures(len(done.pictures) - flagged, flagged)
-        self._metrics.stages(done.timings)
+        self._metrics.pictures(job.parameters, flagged)
 
     def _fail(self, job: Job, error: VariationsError) -> None:
         if job.answered:
             return
         job.fail(error)
-        self._metrics.failed(job.parameters.n)
+        self._metrics.failed(job.parameters)
 
 
 _CONVICTION = (

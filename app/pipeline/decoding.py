@@ -1,6 +1,6 @@
 """From finished latents to pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,17 @@ class Decoder:
         self._safety = safety
 
     @torch.inference_mode()
-    def decode(self, latents: Sequence[Tensor]) -> list[Decoded]:
+    def decode(
+        self, latents: Sequence[Tensor], before_check: Callable[[], None] | None = None
+    ) -> list[Decoded]:
         """Decode ``[C, h, w]`` latents of one size together; waits for the device."""
         decoded = [Decoded(None, error=_NOT_FINITE)] * len(latents)
         images = self._images(torch.stack(list(latents)))
         sound = images.isfinite().flatten(1).all(dim=1).tolist()
         chosen = [i for i, ok in enumerate(sound) if ok]
         pictures = [_rounded(images[i]) for i in chosen]
+        if before_check:
+            before_check()
         for i, picture, verdict in zip(chosen, pictures, self._verdicts(pictures), strict=True):
             decoded[i] = _judged(picture, verdict)
         return decoded

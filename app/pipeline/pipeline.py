@@ -144,9 +144,14 @@ class Pipeline:
         """
         return self._sampler.step(samples, bucket)
 
-    def decode(self, samples: Sequence[Sample]) -> list[Decoded]:
-        """The pictures of samples of one size, decoded together and safety-checked."""
-        return self._decoder.decode([sample.latents for sample in samples])
+    def decode(
+        self, samples: Sequence[Sample], before_check: Callable[[], None] | None = None
+    ) -> list[Decoded]:
+        """The pictures of samples of one size, decoded together and safety-checked.
+
+        ``before_check`` is called in between.
+        """
+        return self._decoder.decode([sample.latents for sample in samples], before_check)
 
     def generate(
         self,

@@ -148,8 +148,8 @@ class Worker:
         submit = self._unencoded.popleft()
         started = perf_counter()
         try:
-            embedding = self._persistently("encode", lambda: self._embedding(submit))
-            self._join(self._works[submit.request_id], embedding)
+            work = self._works[submit.request_id]
+            self._join(work, self._embedding(work, submit.source))
         except DeviceLost:
             raise
         except Exception as error:
@@ -157,15 +157,12 @@ class Worker:
             self._fail(submit.request_id, *_for_the_caller(error, NOT_ENCODED))
         self._besides.encoded(perf_counter() - started)
 
-    def _embedding(self, submit: Submit) -> Embedding:
-        if submit.source.ndim == 1:
-            return cast(Embedding, submit.source)
-        work = self._works[submit.request_id]
-        started = perf_counter()
-        picture = cast(Picture, submit.source)
-        embedding = self._pipeline.encode(picture, submit.parameters.fit)
-        work.encode = perf_counter() - started
-        return embedding
+    def _embedding(self, work: Work, source: Picture | Embedding) -> Embedding:
+        if source.ndim == 1:
+            return cast(Embedding, source)
+        picture, fit = cast(Picture, source), work.parameters.fit
+        with work.encoding():
+            return self._persistently("encode", lambda: self._pipeline.encode(picture, fit))
 
     def _join(self, work: Work, embedding: Embedding) -> None:
         parameters = work.parameters
@@ -275,10 +272,7 @@ class Worker:
             return
         started = perf_counter()
         decoded = self._decoded(tickets)
-        seconds = perf_counter() - started
-        self._besides.decoded(len(tickets), seconds)
-        for work in self._works_of(tickets):
-            work.decode += seconds
+        self._besides.decoded(len(tickets), perf_counter() - started)
         for ticket, each in zip(tickets, decoded, strict=True):
             self._keep(ticket, each)
 
@@ -292,11 +286,10 @@ class Worker:
 
     def _decoded(self, tickets: Sequence[Ticket]) -> list[Decoded | Exception]:
         """One result for each; where decoding fails it is done in halves, down to the culprit."""
-        samples = [self._works[ticket.request_id].samples[ticket.index] for ticket in tickets]
         if len(tickets) == 1:
             return [self._decoded_alone(tickets[0])]
         try:
-            return [*self._pipeline.decode(samples)]
+            return [*self._decoded_together(tickets)]
         except DeviceLost:
             raise
         except Exception as error:
@@ -305,14 +298,28 @@ class Worker:
         return self._decoded(tickets[:middle]) + self._decoded(tickets[middle:])
 
     def _decoded_alone(self, ticket: Ticket) -> Decoded | Exception:
-        sample = self._works[ticket.request_id].samples[ticket.index]
         try:
-            return self._persistently("decode", lambda: self._pipeline.decode([sample]))[0]
+            return self._persistently("decode", lambda: self._decoded_together([ticket]))[0]
         except DeviceLost:
             raise
         except Exception as error:
             logger.exception("A picture of request %s could not be decoded", ticket.request_id)
             return error
+
+    def _decoded_together(self, tickets: Sequence[Ticket]) -> list[Decoded]:
+        samples = [self._works[ticket.request_id].samples[ticket.index] for ticket in tickets]
+        began = unchecked = perf_counter()
+
+        def check() -> None:
+            nonlocal unchecked
+            unchecked = perf_counter()
+
+        decoded = self._pipeline.decode(samples, before_check=check)
+        ended = perf_counter()
+        for work in self._works_of(tickets):
+            work.note("decode", began, unchecked)
+            work.note("safety", unchecked, ended)
+        return decoded
 
     def _keep(self, ticket: Ticket, decoded: Decoded | Exception) -> None:
         work = self._works.get(ticket.request_id)

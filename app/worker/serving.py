@@ -16,6 +16,7 @@ from app.engine.knee import powers_of_two
 from app.engine.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
 from app.errors import CheckpointError, CheckpointUnavailable
 from app.pipeline import Pipeline
+from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
 from app.worker.warmup import warm_up
 
@@ -72,6 +73,7 @@ def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
             decoded_at_once,
         )
     )
+    watch(pipeline.model.device, send)
     return Worker(pipeline, Batcher(sizes), inbox, send, decoded_at_once=decoded_at_once)
 
 

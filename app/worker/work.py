@@ -1,29 +1,31 @@
 """A request inside the worker, from its arrival to its last picture."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 
-from app.engine.messages import Done, Picture, Submit, Timings
+from app.engine.messages import Done, Picture, Stage, StageName, Submit
 from app.parameters import Parameters
 from app.pipeline import Sample
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One request: what it asks for, its samples by index, its pictures so far, and its times.
+    """One request: what it asks for, its samples by index, its pictures so far, and its stages.
 
-    Times are readings of one clock in seconds, ``encode`` and ``decode`` lengths. ``pictures``
-    holds ``None`` for a flagged one.
+    ``waiting_since`` is when it last had nothing to do but wait. ``pictures`` holds ``None`` for a
+    flagged one.
     """
 
     request_id: str
     parameters: Parameters
-    arrived: float
+    waiting_since: float
     samples: dict[int, Sample] = field(default_factory=dict)
     pictures: dict[int, Picture | None] = field(default_factory=dict)
-    encode: float = 0.0
+    stages: list[Stage] = field(default_factory=list)
     first_step: float = 0.0
     last_step: float = 0.0
-    decode: float = 0.0
     steps: int = 0
 
     @classmethod
@@ -41,10 +43,24 @@ class Work:
         """Scheduler and number of steps."""
         return self.parameters.scheduler, self.parameters.num_inference_steps
 
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Its picture becomes an embedding meanwhile, and it has stopped waiting."""
+        began = perf_counter()
+        self.note("queue", self.waiting_since, began)
+        yield
+        self.waiting_since = perf_counter()
+        self.note("encode", began, self.waiting_since)
+
+    def note(self, stage: StageName, began: float, ended: float) -> None:
+        """It was in a stage."""
+        self.stages.append(Stage(stage, began, ended))
+
     def count_step(self, started: float, ended: float) -> None:
         """Some of its samples took part in a step."""
         if self.steps == 0:
             self.first_step = started
+            self.note("queue", self.waiting_since, started)
         self.steps += 1
         self.last_step = ended
 
@@ -55,14 +71,6 @@ class Work:
 
     def done(self) -> Done:
         """The answer, once complete."""
+        self.note("denoise", self.first_step, self.last_step)
         pictures = tuple(self.pictures[index] for index in range(self.parameters.n))
-        return Done(self.request_id, pictures, self._timings())
-
-    def _timings(self) -> Timings:
-        return Timings(
-            queue=max(0.0, self.first_step - self.arrived - self.encode),
-            encode=self.encode,
-            denoise=self.last_step - self.first_step,
-            decode=self.decode,
-            steps=self.steps,
-        )
+        return Done(self.request_id, pictures, tuple(self.stages), self.steps)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.engine.forecast import Span
-from app.engine.messages import Done, Picture, Timings
+from app.engine.messages import Done, Picture, Stage
 from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 
 MODEL = ModelInfo(
@@ -100,7 +100,8 @@ class FakeEngine:
         if self.hold:
             await self._wait()
         made = tuple(self._picture(parameters, index) for index in range(parameters.n))
-        return Done(request_id, made, Timings(0.1, 0.2, 0.3, 0.4, parameters.num_inference_steps))
+        stages = (Stage("encode", 0.0, 0.2), Stage("denoise", 0.2, 0.5))
+        return Done(request_id, made, stages, parameters.num_inference_steps)
 
     async def _wait(self) -> None:
         try:

@@ -11,12 +11,14 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 
 def value(client: httpx.Client, name: str, labels: Mapping[str, str] | None = None) -> float:
-    """The value of one sample, 0 where it does not exist yet."""
-    for family in text_string_to_metric_families(client.get("/metrics").text):
-        for sample in family.samples:
-            if sample.name == name and sample.labels == dict(labels or {}):
-                return sample.value
-    return 0.0
+    """The sum of the samples that have these labels, among others; 0 where there is none yet."""
+    wanted = dict(labels or {}).items()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == name and wanted <= sample.labels.items()
+    )
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -42,7 +42,8 @@ def test_an_answer_holds_the_pictures_and_all_that_made_them(post: Post) -> None
     }
     assert isinstance(answer["created"], int)
     assert set(answer["timings"]) == {
-        "queue", "encode", "denoise", "decode", "total", "predicted", "steps",
+        "upload", "read", "queue", "encode", "denoise", "decode", "safety", "write",
+        "total", "predicted", "steps",
     }  # fmt: skip
     assert [one["seed"] for one in answer["variations"]] == [11, 12]
     for index, one in enumerate(answer["variations"]):

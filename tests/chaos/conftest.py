@@ -21,6 +21,7 @@ class Victim:
 
     service: ServiceProcess
     folder: Path
+    scraper: httpx.Client
 
     @property
     def url(self) -> str:
@@ -35,8 +36,7 @@ class Victim:
 
     def count(self, name: str, **labels: str) -> float:
         """One number from /metrics."""
-        with httpx.Client(base_url=self.url, timeout=30) as client:
-            return value(client, f"variations_{name}", labels)
+        return value(self.scraper, f"variations_{name}", labels)
 
     def deaths(self) -> dict[str, int]:
         """Workers that ended, by cause."""
@@ -60,6 +60,7 @@ def serve(tiny_checkpoint: Path, tmp_path: Path) -> Serve:
             extra=extra, model=str(tiny_checkpoint), device="cpu", dtype="float32", **wishes
         ) as service:
             service.wait_for("ready:")
-            yield Victim(service, tmp_path)
+            with httpx.Client(base_url=service.url, timeout=30) as scraper:
+                yield Victim(service, tmp_path, scraper)
 
     return _serve

@@ -96,4 +96,4 @@ async def until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it did not happen"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from app.engine.job import Job
-from app.engine.messages import Done, Timings
+from app.engine.messages import Done
 from app.errors import GenerationFailed, WorkerDied
 from app.parameters import Fit, Parameters, Scheduler
 
 pytestmark = pytest.mark.anyio
 
 PARAMETERS = Parameters(1, 3.0, 5, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
-DONE = Done("a", (None,), Timings(0, 0, 0, 0, 5))
+DONE = Done("a", (None,), (), 5)
 
 
 async def a_job() -> Job:

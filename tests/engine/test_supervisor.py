@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from app.engine import supervisor as module
-from app.engine.messages import Done, Picture, Start, Stats, Timings
+from app.engine.messages import DeviceUse, Done, Picture, Start, Stats
 from app.engine.process import Cause
 from app.engine.supervisor import Supervisor
 from app.engine.watchdog import Patience
 from app.errors import GenerationFailed, NotReady, Quarantined, WorkerKilled
-from app.parameters import Fit, Parameters, Scheduler
+from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,8 @@ class Diary:
     """Metrics that are remembered, and wake whoever waits for the next entry."""
 
     steps: list[Stats] = field(default_factory=list)
-    timings: list[Timings] = field(default_factory=list)
+    started_after: list[float] = field(default_factory=list)
+    models: list[ModelInfo] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)
     queued: list[int] = field(default_factory=list)
     ups: list[bool] = field(default_factory=list)
@@ -48,18 +49,24 @@ class Diary:
         self.steps.append(stats)
         self._entry.set()
 
-    def stages(self, timings: Timings) -> None:
-        self.timings.append(timings)
+    def started(self, seconds: float) -> None:
+        self.started_after.append(seconds)
 
-    def pictures(self, ok: int, flagged: int) -> None:
-        self._count("ok", ok)
+    def pictures(self, parameters: Parameters, flagged: int) -> None:
+        self._count("ok", parameters.n - flagged)
         self._count("flagged", flagged)
 
-    def failed(self, pictures: int = 1) -> None:
-        self._count("failed", pictures)
+    def failed(self, parameters: Parameters) -> None:
+        self._count("failed", parameters.n)
 
-    def cancelled(self, pictures: int = 1) -> None:
-        self._count("cancelled", pictures)
+    def cancelled(self, parameters: Parameters) -> None:
+        self._count("cancelled", parameters.n)
+
+    def device(self, use: DeviceUse) -> None:
+        raise AssertionError(f"a CPU reports none, but: {use}")
+
+    def model(self, model: ModelInfo) -> None:
+        self.models.append(model)
 
     def wasted_step(self, number: int) -> None:
         self.wasted.append(number)
@@ -287,27 +294,36 @@ async def test_when_the_worker_dies_its_requests_are_run_again_in_the_next(
     assert supervisor.pending == 0
 
 
-async def kill_running_worker(supervisor: Supervisor, diary: Diary, name: str) -> None:
-    """Kill it once ``name`` takes part in its steps, and wait until that is known."""
-    diary.steps.clear()
-    await diary.until(lambda: any((name, 0) in s.members for s in diary.steps))
-    deaths = len(diary.causes)
+async def kill_running_worker(supervisor: Supervisor, diary: Diary, *names: str) -> None:
+    """Kill it once all of ``names`` took part in steps of its, and wait until that is known."""
+    deaths, seen = len(diary.causes), len(diary.steps)
+
+    def running() -> bool:
+        members = {name for stats in diary.steps[seen:] for name, _ in stats.members}
+        return members.issuperset(names)
+
+    await diary.until(running)
     assert supervisor.worker_pid is not None
     os.kill(supervisor.worker_pid, signal.SIGKILL)
     await diary.until(lambda: len(diary.causes) > deaths)
 
 
-async def test_a_request_in_three_deaths_is_run_alone_and_then_convicted(
+async def test_requests_in_two_deaths_run_alone_and_in_a_third_are_convicted(
     running: tuple[Supervisor, Diary],
 ) -> None:
-    """An innocent one, here, whose worker is killed from outside: the promise is the same."""
+    """Both innocent, here, as the worker is killed from outside: the promise is the same."""
     supervisor, diary = running
+    asked = replace(SHORT_REQUEST, n=4, num_inference_steps=60)
+    before = await run(supervisor, "before", asked)
+    lucky = asyncio.create_task(run(supervisor, "lucky", asked))
     unlucky = asyncio.create_task(run(supervisor, "unlucky", ENDLESS_REQUEST))
     for _ in range(2):
-        await kill_running_worker(supervisor, diary, "unlucky")
+        await kill_running_worker(supervisor, diary, "lucky", "unlucky")
     other = asyncio.create_task(run(supervisor, "other"))
+    diary.steps.clear()
+    assert_same(await lucky, before)
     await kill_running_worker(supervisor, diary, "unlucky")
-    assert {name for stats in diary.steps for name, _ in stats.members} == {"unlucky"}
+    assert max(stats.requests for stats in diary.steps) == 1
     with pytest.raises(WorkerKilled, match="three times"):
         await unlucky
     assert await other
@@ -315,21 +331,6 @@ async def test_a_request_in_three_deaths_is_run_alone_and_then_convicted(
     with pytest.raises(Quarantined, match="refused for another"):
         await run(supervisor, "retry", ENDLESS_REQUEST, fingerprint=b"unlucky")
     assert await run(supervisor, "others are welcome")
-
-
-async def test_a_suspect_that_is_innocent_gets_its_pictures(
-    running: tuple[Supervisor, Diary],
-) -> None:
-    supervisor, diary = running
-    asked = replace(SHORT_REQUEST, n=4, num_inference_steps=60)
-    before = await run(supervisor, "before", asked)
-    tasks = [asyncio.create_task(run(supervisor, name, asked)) for name in ("one", "two")]
-    for _ in range(2):
-        await kill_running_worker(supervisor, diary, "two")
-    diary.steps.clear()
-    for answer in await asyncio.gather(*tasks):
-        assert_same(answer, before)
-    assert max(stats.requests for stats in diary.steps) == 1
 
 
 async def test_a_worker_that_goes_silent_over_its_work_is_killed(

@@ -51,9 +51,9 @@ if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
             os.abort()
         return plain["step"](self, samples, bucket)
 
-    def decode(self: Any, samples: Any) -> Any:
+    def decode(self: Any, *arguments: Any, **named: Any) -> Any:
         strike("decode")
-        return plain["decode"](self, samples)
+        return plain["decode"](self, *arguments, **named)
 
     for replacement in (encode, start, step, decode):
         setattr(Pipeline, replacement.__name__, replacement)

@@ -1,0 +1,54 @@
+"""What the worker says of its GPU, from a thread of its own: a long step must not silence it."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import torch
+
+from app.engine.messages import DeviceUse
+
+EVERY_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+def watch(device: str, send: Callable[[DeviceUse], None]) -> None:
+    """Send how full and busy a CUDA device is every few seconds until the process ends."""
+    if torch.device(device).type == "cuda":
+        watcher = _Watcher(torch.device(device), send)
+        threading.Thread(target=watcher.run, name="device", daemon=True).start()
+
+
+class _Watcher:
+    def __init__(self, device: torch.device, send: Callable[[DeviceUse], None]) -> None:
+        self._device = device
+        self._send = send
+        self._nvml = True
+
+    def run(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._send(self._use())
+            pause.wait(EVERY_SECONDS)
+
+    def _use(self) -> DeviceUse:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return DeviceUse(
+            used=torch.cuda.memory_allocated(self._device),
+            reserved=torch.cuda.memory_reserved(self._device),
+            occupied=total - free,
+            total=total,
+            busy=self._busy(),
+        )
+
+    def _busy(self) -> float | None:
+        """Asked until NVML has once not answered: the library may be missing, or not allowed."""
+        if not self._nvml:
+            return None
+        try:
+            return torch.cuda.utilization(self._device) / 100
+        except Exception as error:
+            logger.info("How busy the device is stays unknown: %s", error)
+            self._nvml = False
+            return None
