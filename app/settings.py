@@ -1,5 +1,6 @@
 """Every setting of the service, read from the environment in this module and nowhere else."""
 
+from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 
@@ -119,6 +120,21 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = Field(
         default="auto", description="`auto` is text on a terminal and JSON lines elsewhere."
     )
+
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="Where traces go, as `http://collector:4318` (OTLP over HTTP); needs the "
+        "extra `otel`. Empty: nowhere.",
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_extra(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"an address begins with http:// or https://, unlike {value!r}")
+        if value and find_spec("opentelemetry") is None:
+            raise ValueError("traces need the extra otel: pip install 'variations[otel]'")
+        return value or None
 
     @field_validator("sizes", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from app.api import problems
 from app.api.service import RETRY_NOT_READY
 from app.errors import NotReady
 from app.metrics import Metrics
+from app.tracing import Tracing
 
 HEADER = "x-request-id"
 
@@ -32,9 +33,10 @@ _PROBES = ("/healthz", "/readyz", "/metrics")
 class Access:
     """Wraps the application; the only place that sees every answer, the unforeseen too."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,6 +71,7 @@ class Access:
     def _record(self, exchange: "_Exchange") -> None:
         status = exchange.status or problems.CLIENT_GONE
         seconds = time.perf_counter() - exchange.began
+        trace_id = self.tracing.trace_id(Headers(scope=exchange.scope).get("traceparent", ""))
         self.metrics.request(_route(exchange.scope), status, seconds)
         logger.log(
             logging.DEBUG if exchange.scope["path"] in _PROBES else logging.INFO,
@@ -83,6 +86,7 @@ class Access:
                 "route": _route(exchange.scope),
                 "status": status,
                 "seconds": round(seconds, 4),
+                **({"trace_id": trace_id} if trace_id else {}),
             },
         )
 

@@ -21,6 +21,7 @@ from app.engine.watchdog import Patience
 from app.logs import choose_format
 from app.metrics import Metrics
 from app.settings import Settings
+from app.tracing import tracing_to
 
 
 def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
@@ -31,12 +32,14 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
     metrics = Metrics(CollectorRegistry())
     patience = Patience(starting=settings.start_silence, working=settings.worker_silence)
     engine = supervisor or Supervisor(start_message(settings), metrics, patience)
+    tracing = tracing_to(settings.otlp_endpoint, __version__)
     service = Service(
         settings=settings,
         engine=engine,
         metrics=metrics,
         keys=Keys([key.get_secret_value() for key in settings.api_keys]),
         slots=Slots(settings.max_queue, settings.key_quota, engine.finishes),
+        tracing=tracing,
         threads=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures"),
     )
     metrics.foresee(service.predicted_wait)
@@ -57,7 +60,8 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
             allow_headers=["authorization", "x-request-id", "x-request-timeout"],
             expose_headers=["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
         )
-    app.add_middleware(Access, metrics=metrics)
+    app.add_middleware(Access, metrics=metrics, tracing=tracing)
+    tracing.instrument(app)
     problems.install(app, keys=bool(settings.api_keys))
     app.include_router(routes.pages)
     app.include_router(routes.variations)
@@ -90,4 +94,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await service.engine.stop()
+        await service.in_thread(service.tracing.close)
         service.threads.shutdown(wait=False, cancel_futures=True)

@@ -57,7 +57,11 @@ async def create_variations(
     admission: Admission = request.state.admission
     admission.passed("upload", admission.accepted)
     await _refuse_repeated_fields(request)
-    return await unless_gone(request.receive, _make(service_of(request), form, admission))
+    service = service_of(request)
+    try:
+        return await unless_gone(request.receive, _make(service, form, admission))
+    finally:
+        service.tracing.stages(admission.identifier, admission.stages)
 
 
 @pages.get("/", response_model=schemas.Index)

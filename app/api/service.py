@@ -16,6 +16,7 @@ from app.errors import Draining, NotReady
 from app.metrics import Metrics
 from app.parameters import ModelInfo, Parameters
 from app.settings import Settings
+from app.tracing import Tracing
 
 RETRY_NOT_READY = 5.0
 """Seconds after which to ask a service again that is not ready."""
@@ -96,6 +97,7 @@ class Service:
     metrics: Metrics
     keys: Keys
     slots: Slots
+    tracing: Tracing
     threads: ThreadPoolExecutor
     draining: bool = False
     """About to end: nothing new is accepted, and what was accepted is finished."""
