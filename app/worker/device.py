@@ -16,23 +16,27 @@ logger = logging.getLogger(__name__)
 def watch(device: str, send: Callable[[DeviceUse], None]) -> None:
     """Send how full and busy a CUDA device is every few seconds until the process ends."""
     if torch.device(device).type == "cuda":
-        watcher = _Watcher(torch.device(device), send)
+        watcher = Watcher(torch.device(device), send)
         threading.Thread(target=watcher.run, name="device", daemon=True).start()
 
 
-class _Watcher:
+class Watcher:
+    """Looks at a CUDA device and sends what it sees."""
+
     def __init__(self, device: torch.device, send: Callable[[DeviceUse], None]) -> None:
         self._device = device
         self._send = send
         self._nvml = True
 
     def run(self) -> None:
+        """Look every few seconds, for ever."""
         pause = threading.Event()
         while True:
-            self._send(self._use())
+            self._send(self.look())
             pause.wait(EVERY_SECONDS)
 
-    def _use(self) -> DeviceUse:
+    def look(self) -> DeviceUse:
+        """What is to be seen now."""
         free, total = torch.cuda.mem_get_info(self._device)
         return DeviceUse(
             used=torch.cuda.memory_allocated(self._device),
