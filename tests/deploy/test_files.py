@@ -1,13 +1,21 @@
 """What can be seen of the deploy files by reading them: no engine, no cluster, no tools."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 
+from app.engine.messages import Stats
+from app.metrics import Metrics
 from app.settings import Settings
+from tests.deploy.dashboard import DASHBOARD, FIGURES, PAGE, queries, written
 from tests.deploy.files import COMPOSE, DEPLOY, ROOT, base_settings, deployment, manifests
+
+RULES = DEPLOY / "prometheus" / "rules" / "variations.yml"
+SCALER = DEPLOY / "kubernetes" / "base" / "scaledobject.yaml"
 
 YAML = [COMPOSE, *sorted(DEPLOY.rglob("*.y*ml"))]
 ALL = [ROOT / "Dockerfile", *YAML, *sorted(DEPLOY.rglob("*.md"))]
@@ -68,3 +76,43 @@ def test_the_autoscaler_asks_for_the_pods_of_its_namespace() -> None:
     (namespace,) = (one for one in manifests() if one["kind"] == "Namespace")
     (trigger,) = scaler["spec"]["triggers"]
     assert f'{{namespace="{namespace["metadata"]["name"]}"}}' in trigger["metadata"]["query"]
+
+
+@pytest.mark.parametrize("path", [DASHBOARD, RULES, SCALER], ids=_name)
+def test_every_metric_that_is_asked_for_is_exposed(path: Path) -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.foresee(lambda: 0.0)
+    metrics.step(Stats(0.1, 1, 1, (64, 64), (), schedules=1, waiting_rows=0, cap=1))
+    metrics.request("/variations", 200, 0.1)
+    metrics.started(0.1)
+    exposed = set(
+        re.findall(r"^(?:# TYPE )?(\w+)", generate_latest(metrics.registry).decode(), re.M)
+    )
+    asked = set(re.findall(r"\b(?:variations|process)_[a-z0-9_]+", path.read_text()))
+    assert asked
+    assert asked <= exposed
+
+
+def test_every_alert_is_told_of_in_the_docs_and_tested() -> None:
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = [rule for rule in group["rules"] if "alert" in rule]
+    tested = yaml.safe_load((ROOT / "tests" / "deploy" / "rules_test.yml").read_text())["tests"]
+    fired = {
+        alert["alertname"]
+        for test in tested
+        for alert in test.get("alert_rule_test", ())
+        if alert["exp_alerts"]
+    }
+    assert {rule["alert"] for rule in alerts} == fired
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    for rule in alerts:
+        assert f"### {rule['alert']}\n" in operations
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+
+
+def test_the_page_of_the_dashboard_is_what_was_last_seen_in_it() -> None:
+    figures = json.loads(FIGURES.read_text())
+    assert [(one["panel"], one["query"]) for one in figures] == [
+        (panel["title"], target["expr"]) for panel, target in queries()
+    ], "the dashboard has changed: `make test-deploy` and `python -m tests.deploy.dashboard`"
+    assert written(PAGE.read_text(), figures) == PAGE.read_text()

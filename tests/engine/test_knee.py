@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 from app.engine.knee import find_knee, knee_of, powers_of_two
 
 
-def test_growth_stops_at_the_first_bucket_that_gains_too_little() -> None:
-    table = {2: 1.0, 4: 1.2, 8: 1.6, 16: 3.1, 32: 3.1}
+def test_growth_stops_where_two_doublings_gain_too_little() -> None:
+    table = {2: 1.0, 4: 1.2, 8: 1.6, 16: 3.1, 32: 6.3, 64: 6.3}
     knee = find_knee(table.__getitem__)
     assert knee.cap == 8
-    assert knee.step_seconds == {2: 1.0, 4: 1.2, 8: 1.6, 16: 3.1}
+    assert knee.step_seconds == {2: 1.0, 4: 1.2, 8: 1.6, 16: 3.1, 32: 6.3}
+
+
+def test_one_busy_moment_does_not_stop_it() -> None:
+    table = {2: 1.0, 4: 2.5, 8: 1.6, 16: 3.1, 32: 6.3}
+    assert find_knee(table.__getitem__).cap == 8
 
 
 def test_a_machine_that_gains_nothing_still_runs_one_sample() -> None:
