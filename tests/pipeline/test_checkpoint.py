@@ -8,6 +8,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.errors import CheckpointError
 from app.parameters import Scheduler
@@ -72,6 +73,48 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(
         weights.unlink()
     with pytest.raises(CheckpointError, match="pickle that asks to run code"):
         load(folder)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_encoder", "safety_checker"])
+def test_a_malicious_shard_is_refused_and_does_not_run(
+    folder: Path, tmp_path: Path, part: str
+) -> None:
+    proof = tmp_path / "it ran"
+    (weights,) = (folder / part).glob("*.safetensors")
+    names = list(load_file(weights))
+    weights.unlink()
+    stem = (
+        weights.stem.replace("model", "pytorch_model") if weights.stem == "model" else weights.stem
+    )
+    shards = [f"{stem}-0000{number}-of-00002.bin" for number in (1, 2)]
+    torch.save({}, folder / part / shards[0])
+    torch.save({names[0]: Malicious(proof)}, folder / part / shards[1])
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shards[1])}
+    index["weight_map"][names[-1]] = shards[0]
+    (folder / part / f"{stem}.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="pickle that asks to run code"):
+        load(folder)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(f"{part}/config.json" for part in ("unet", "vae", "image_encoder", "safety_checker")),
+        "feature_extractor/preprocessor_config.json",
+    ],
+)
+def test_code_that_a_checkpoint_brings_along_does_not_run(
+    folder: Path, tmp_path: Path, config: str
+) -> None:
+    proof, file = tmp_path / "it ran", folder / config
+    (file.parent / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Evil: pass\n")
+    names = ("AutoConfig", "AutoModel", "AutoImageProcessor", "AutoFeatureExtractor")
+    content = json.loads(file.read_text())
+    content |= {"auto_map": dict.fromkeys(names, "evil.Evil"), "trust_remote_code": True}
+    file.write_text(json.dumps(content))
+    load(folder)
     assert not proof.exists()
 
 
