@@ -84,14 +84,12 @@ def test_a_malicious_shard_is_refused_and_does_not_run(
     (weights,) = (folder / part).glob("*.safetensors")
     names = list(load_file(weights))
     weights.unlink()
-    stem = (
-        weights.stem.replace("model", "pytorch_model") if weights.stem == "model" else weights.stem
-    )
+    stem = "pytorch_model" if weights.stem == "model" else weights.stem
     shards = [f"{stem}-0000{number}-of-00002.bin" for number in (1, 2)]
     torch.save({}, folder / part / shards[0])
     torch.save({names[0]: Malicious(proof)}, folder / part / shards[1])
-    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shards[1])}
-    index["weight_map"][names[-1]] = shards[0]
+    weight_map = {**dict.fromkeys(names, shards[1]), names[-1]: shards[0]}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (folder / part / f"{stem}.bin.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="pickle that asks to run code"):
         load(folder)
