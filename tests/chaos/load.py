@@ -25,7 +25,7 @@ def mixed_forms(n: int, seed: int) -> list[Form]:
     return [
         {
             "scheduler": random.choice(SOLVERS),
-            "num_inference_steps": str(random.randint(5, 40)),
+            "num_inference_steps": str(random.randint(4, 20)),
             "guidance_scale": random.choice(["1", "3", "7.5"]),
             "n": str(random.randint(1, 3)),
             "seed": str(10_000 + 10 * number),

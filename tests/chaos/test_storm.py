@@ -57,7 +57,10 @@ async def test_every_request_is_answered_as_if_nothing_had_happened(
         answers = await crowd.post_all()
         await raging
         assert [answer.status_code for answer in answers] == [200] * storm.requests
-        assert victim.deaths() == {"signal": storm.kills, "silence": storm.stops, "exit": 0}
+        deaths = victim.deaths()
+        # An error meant for a worker that is killed first meets the next one as it warms up.
+        assert deaths.pop("exit") <= storm.errors
+        assert deaths == {"signal": storm.kills, "silence": storm.stops}
         within, same = compared(answers, calm)
         assert min(within) >= 0.999
         assert fixed == "false" or all(same)
@@ -70,6 +73,9 @@ async def test_every_request_is_answered_as_if_nothing_had_happened(
                     "kills": storm.kills,
                     "stops": storm.stops,
                     "errors_raised": storm.errors,
+                    "starts_that_failed_of_them": int(
+                        victim.count("worker_restarts_total", cause="exit")
+                    ),
                     "least_share_of_values_within_1": min(within),
                     "equal_to_the_byte": sum(same),
                     "replayed": int(victim.count("replayed_requests_total")),
