@@ -4,16 +4,17 @@ The way of a request, through two processes::
 
     the API process, which never imports torch
         api          HTTP: admits a request, decodes its picture, writes the answer
-        engine       its supervisor keeps the worker alive and hands it the request
+        engine       its supervisor keeps the worker alive, hands it the request, foresees its end
     ── one pipe, plain data (engine.messages): Submit, Cancel → ← Encoded, Done, Failed ──
     the worker process, which owns the device
         worker       a loop: receive, encode, step, decode, report; requests queue here
         (engine)     its batcher says before each step which samples take part
         pipeline     torch: checkpoint, encoder, folded UNet, solver tables, VAE, safety checker
 
-The picture's pixels are dropped on both sides once it is encoded. Beside the way stand
-``parameters`` and ``errors`` (what all share), ``settings`` (the only reader of the environment),
-``metrics`` (every Prometheus object), ``cli`` and ``training`` (which makes ``checkpoints/demo``).
+The picture's pixels are dropped on both sides once it is encoded; from its embedding a request is
+run again if the worker dies. Beside the way stand ``parameters`` and ``errors`` (what all share),
+``settings`` (the only reader of the environment), ``metrics`` (every Prometheus object),
+``tracing``, ``logs``, ``cli`` and ``training`` (which makes ``checkpoints/demo``).
 """
 
 from importlib.metadata import PackageNotFoundError, version
