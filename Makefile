@@ -5,6 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 
 BIN := .venv/bin
+RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .PHONY: install run test test-slow test-chaos test-deploy check format benchmark clean
@@ -12,13 +13,17 @@ STAMP := .venv/.installed
 install: $(STAMP)
 
 # torch goes first and alone, so that an index named for it is asked for nothing else.
-$(STAMP): pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --retries 0 --no-deps -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $(RUNTIME)
+
+$(STAMP): $(RUNTIME)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-run: install
+run: $(RUNTIME)
 	$(BIN)/python -m app serve
 
 test: install
