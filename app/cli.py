@@ -116,8 +116,8 @@ def _settings(**given: Any) -> "Settings":
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"][:1]).upper()
-            typer.echo(f"VARIATIONS_{name}: {problem['msg']}", err=True)
+            name = "".join(f"VARIATIONS_{part}: ".upper() for part in problem["loc"][:1])
+            typer.echo(name + problem["msg"].removeprefix("Value error, "), err=True)
         raise typer.Exit(2) from None
 
 

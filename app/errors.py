@@ -22,8 +22,9 @@
     │   ├── OutOfMemory          they do not fit in the device's memory, even alone
     │   └── WorkerKilled         it ended worker after worker, the last one alone
     ├── WorkerDied               accepted, but the worker ended and no other can be started
-    └── CheckpointError          the checkpoint cannot be served; starting is no use
-        └── CheckpointUnavailable  it cannot be fetched now; it may be later
+    ├── CheckpointError          the checkpoint cannot be served; starting is no use
+    │   └── CheckpointUnavailable  it cannot be had now; it may be later
+    └── DeviceUnavailable        the device does not work; another process may find that it does
 """
 
 
@@ -92,14 +93,14 @@ class NotAuthorized(VariationsError):
 class Refused(VariationsError):
     """Nothing is wrong with the request, but it cannot be taken now.
 
-    ``retry_after`` is the number of seconds after which asking again makes sense; ``reason`` says
-    why in one word, for whoever counts.
+    ``retry_after`` is the number of seconds after which asking again makes sense, ``None`` if it
+    never does; ``reason`` says why in one word, for whoever counts.
     """
 
     title = "Not accepted now"
     reason = "refused"
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
@@ -176,6 +177,12 @@ class CheckpointError(VariationsError):
 
 
 class CheckpointUnavailable(CheckpointError):
-    """The hub does not answer, or not well; the checkpoint may be had later."""
+    """The hub or the disk does not answer, or not well; the checkpoint may be had later."""
 
-    title = "The checkpoint cannot be fetched now"
+    title = "The checkpoint cannot be had now"
+
+
+class DeviceUnavailable(VariationsError):
+    """The device does not work; whether it does again, only a new process can find out."""
+
+    title = "The device cannot be used"

@@ -7,7 +7,7 @@ nothing a caller sends becomes a label.
 import math
 from collections.abc import Callable, Mapping
 from platform import python_version
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 
 from app import __version__
-from app.engine.messages import DeviceUse, StageName, Stats
+from app.engine.messages import DeviceUse, StageName, Stats, WorkStage
 from app.engine.process import Cause
 from app.parameters import ModelInfo, Parameters
 
@@ -200,7 +200,7 @@ class Metrics:
             self._restarts.labels(cause)
         for step in _WASTED:
             self._wasted_steps.labels(step)
-        for stage in ("encode", "step", "decode"):
+        for stage in get_args(WorkStage):
             self._out_of_memory.labels(stage)
 
     def foresee(self, wait: Callable[[], float]) -> None:
@@ -261,13 +261,18 @@ class Metrics:
     def queue(self, requests: int) -> None:
         """The number of accepted and unanswered requests has changed."""
         self._queue.set(requests)
-        if requests == 0:
-            self._active_rows.set(0)
-            self._waiting_rows.set(0)
+
+    def idle(self) -> None:
+        """Nothing is under way, whatever the last step had."""
+        self._active_rows.set(0)
+        self._waiting_rows.set(0)
 
     def worker_up(self, up: bool) -> None:
         """The worker has become ready, or has stopped being so."""
         self._worker_up.set(up)
+        if not up:  # nobody looks at the device now
+            self._device_bytes.clear()
+            self._device_busy.set(math.nan)
 
     def step(self, stats: Stats) -> None:
         """One step has ended."""
@@ -280,10 +285,14 @@ class Metrics:
         self._padding_rows.inc(stats.bucket - stats.rows)
         self._waiting_rows.set(stats.waiting_rows)
         self._row_cap.set(stats.cap)
-        self._stall_seconds.labels("encode").inc(stats.encode_seconds)
-        self._stall_seconds.labels("decode").inc(stats.decode_seconds)
-        for stage in stats.out_of_memory:
-            self._out_of_memory.labels(stage).inc()
+
+    def stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None:
+        """The worker has encoded or decoded, and taken no step meanwhile."""
+        self._stall_seconds.labels(stage).inc(seconds)
+
+    def ran_out(self, stage: WorkStage) -> None:
+        """Memory has run out."""
+        self._out_of_memory.labels(stage).inc()
 
     def stages(self, seconds: Mapping[StageName, float]) -> None:
         """A request was answered; this is where its time went."""
@@ -294,11 +303,11 @@ class Metrics:
         """The worker has looked at its GPU."""
         for kind in ("used", "reserved", "occupied", "total"):
             self._device_bytes.labels(kind).set(getattr(use, kind))
-        if use.busy is not None:
-            self._device_busy.set(use.busy)
+        self._device_busy.set(math.nan if use.busy is None else use.busy)
 
-    def model(self, model: ModelInfo) -> None:
-        """A worker has got ready to serve this model."""
+    def ready(self, model: ModelInfo, cap: int) -> None:
+        """A worker has got ready to serve this model, with at most ``cap`` rows in a step."""
+        self._row_cap.set(cap)
         self._model.info(
             {
                 "id": model.id,

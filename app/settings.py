@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="auto",
-        description="`cpu`, `cuda`, `cuda:1`, …; `auto` is the CPU until CUDA has been tried.",
+        description='`cpu`, `cuda`, `cuda:1`, …; `auto` is the CPU, see "Not yet run".',
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
@@ -48,7 +48,8 @@ class Settings(BaseSettings):
         description="Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own.",
     )
     max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = Field(
-        default="auto", description="Most UNet rows in one step; `auto` measures the knee at start."
+        default="auto",
+        description="Most UNet rows in one step; `auto` measures at start how many still pay.",
     )
     fixed_bucket: bool = Field(
         default=False,
@@ -66,7 +67,8 @@ class Settings(BaseSettings):
     key_quota: int | None = Field(
         default=None,
         ge=1,
-        description="Most of them of one API key; more are refused with 429. Empty: no quota.",
+        description="Most such requests of one API key, or of all callers where there are no "
+        "keys; more are refused with 429. Empty: no quota.",
     )
     request_timeout: float = Field(
         default=300.0,
@@ -88,7 +90,7 @@ class Settings(BaseSettings):
     start_silence: float = Field(
         default=900.0,
         gt=0,
-        description="The same while it loads: seconds without a sign of progress.",
+        description="Seconds without a sign of progress after which a worker that loads is killed.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
@@ -132,8 +134,8 @@ class Settings(BaseSettings):
     def _check_extra(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError(f"an address begins with http:// or https://, unlike {value!r}")
-        if value and find_spec("opentelemetry") is None:
-            raise ValueError("traces need the extra otel: pip install 'variations[otel]'")
+        if value and not _is_installed("opentelemetry.instrumentation.fastapi"):
+            raise ValueError("traces need the extra otel; the README says how to install it")
         return value or None
 
     @field_validator("sizes", mode="before")
@@ -165,6 +167,13 @@ class Settings(BaseSettings):
                 "VARIATIONS_ALLOW_ANONYMOUS=true where something else keeps strangers out"
             )
         return self
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ as ``OTEL_SERVICE_NAME`` and ``OTEL_TRACES_SAMPLER``, hold too.
 """
 
 import re
+import threading
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -30,6 +31,10 @@ class Tracing(Protocol):
 
     def trace_id(self, traceparent: str) -> str | None:
         """The trace that the current request, which came with this header, belongs to."""
+        ...
+
+    def instrument(self, app: FastAPI) -> None:
+        """Take note of every request of this application."""
         ...
 
     def close(self) -> None:
@@ -70,7 +75,7 @@ class Traced:
         resource = Resource.create({"service.version": version})
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: "variations"}))
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("variations", version)
@@ -107,8 +112,10 @@ class Traced:
 
     def close(self) -> None:
         """Send what has not been sent."""
-        self._provider.force_flush(round(FLUSH_SECONDS * 1000))
-        self._provider.shutdown()
+        # The SDK's own limits do not hold against a collector that takes connections and hangs.
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(FLUSH_SECONDS)
 
 
 def tracing_to(endpoint: str | None, version: str) -> Untraced | Traced:

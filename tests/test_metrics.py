@@ -44,10 +44,9 @@ def test_names_carry_the_prefix_and_base_units() -> None:
 def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
     metrics = Metrics(CollectorRegistry())
     members = (("a", 0), ("b", 0), ("c", 0))
-    metrics.step(
-        Stats(0.03, 6, 8, (64, 64), members, schedules=2, waiting_rows=4, cap=16, decoded=1,
-              decode_seconds=0.5, out_of_memory=("step",))
-    )  # fmt: skip
+    metrics.step(Stats(0.03, 6, 8, (64, 64), members, schedules=2, waiting_rows=4, cap=16))
+    metrics.stalled("decode", 0.5)
+    metrics.ran_out("step")
     found = text(metrics)
     for line in (
         'variations_step_rows_bucket{le="4.0"} 0.0',
@@ -122,7 +121,7 @@ def test_the_predicted_wait_is_asked_for_at_every_scrape() -> None:
 def test_an_idle_engine_has_no_rows() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.step(Stats(0.03, 6, 8, (64, 64), (("a", 0),), schedules=1, waiting_rows=4, cap=16))
-    metrics.queue(0)
+    metrics.idle()
     assert "variations_active_rows 0.0" in text(metrics)
     assert "variations_waiting_rows 0.0" in text(metrics)
 
@@ -130,18 +129,18 @@ def test_an_idle_engine_has_no_rows() -> None:
 def test_the_device_the_model_and_the_version_are_seen() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.device(DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=None))
-    metrics.model(
-        ModelInfo(
-            id="demo", revision=None, guidance_scale=3.0, num_inference_steps=25,
-            scheduler=Scheduler.DDIM, fit=Fit.SQUASH, sizes=((64, 64),), device="cpu",
-            dtype="float32", safety_checker=True,
-        )
+    model = ModelInfo(
+        id="demo", revision=None, guidance_scale=3.0, num_inference_steps=25,
+        scheduler=Scheduler.DDIM, fit=Fit.SQUASH, sizes=((64, 64),), device="cpu",
+        dtype="float32", safety_checker=True,
     )  # fmt: skip
+    metrics.ready(model, 16)
     found = text(metrics)
     for line in (
         'variations_device_memory_bytes{kind="used"} 1.0',
         'variations_device_memory_bytes{kind="total"} 4.0',
         "variations_device_busy_ratio NaN",
+        "variations_row_cap 16.0",
         'variations_model_info{device="cpu",dtype="float32",id="demo",revision="",'
         'safety_checker="on"} 1.0',
         f'variations_build_info{{python="{python_version()}",version="{__version__}"}} 1.0',
@@ -149,6 +148,9 @@ def test_the_device_the_model_and_the_version_are_seen() -> None:
         assert line in found
     metrics.device(DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=0.5))
     assert "variations_device_busy_ratio 0.5" in text(metrics)
+    metrics.worker_up(False)
+    assert "variations_device_busy_ratio NaN" in text(metrics)
+    assert "variations_device_memory_bytes{" not in text(metrics)
 
 
 def test_openmetrics_is_well_formed() -> None:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from app.api.service import Service, service_of
+from app.engine.forecast import Span
 from app.engine.messages import Stage, StageName
 from app.errors import (
     DeadlineExceeded,
@@ -27,6 +28,7 @@ from app.errors import (
     TooSlow,
     VariationsError,
 )
+from app.parameters import ModelInfo
 
 TIMEOUT_HEADER = "x-request-timeout"
 
@@ -38,10 +40,12 @@ class Admission:
     """An admitted request; lives in ``request.state.admission``.
 
     ``accepted`` is when, by ``perf_counter``, and ``seconds`` how long it may take from then on.
+    ``model`` was there to make its pictures, so it is not refused because the service drains now.
     ``stages`` gathers where the time goes in this process.
     """
 
     identifier: str
+    model: ModelInfo
     accepted: float
     seconds: float
     stages: list[Stage] = field(default_factory=list)
@@ -59,15 +63,20 @@ class Admission:
             seconds[stage.name] += stage.ended - stage.began
         return seconds
 
-    def check_reach(self, finished: float) -> None:
-        """Refuse what will be finished only ``finished`` seconds from now, if that is too late."""
+    def check_reach(self, foreseen: Span) -> None:
+        """Refuse what is foreseen to be finished too late; seconds count from now."""
         left = self.accepted + self.seconds - time.perf_counter()
-        if finished > left:
-            raise DeadlineOutOfReach(
-                f"The pictures would be done in about {finished:.1f} s, and {left:.1f} s are left "
-                f"of the {self.seconds:g} s that this request may take",
-                retry_after=finished - left,
-            )
+        late = foreseen.finished - left
+        if late <= 0:
+            return
+        takes = foreseen.finished - foreseen.started
+        never = takes > self.seconds
+        raise DeadlineOutOfReach(
+            f"The pictures would be done in about {foreseen.finished:.1f} s, and {left:.1f} s are "
+            f"left of the {self.seconds:g} s that this request may take"
+            + (f"; with nothing else to do they take {takes:.1f} s" if never else ""),
+            retry_after=None if never else late,
+        )
 
 
 class AdmittedRoute(APIRoute):
@@ -92,12 +101,13 @@ class AdmittedRoute(APIRoute):
 
 async def _admit(service: Service, request: Request, answer: Handler) -> Response:
     caller = service.keys.caller(request.headers)
-    service.model()
+    model = service.model()
     _check_content_type(request.headers)
     _check_declared_length(request.headers, service.settings.max_upload_bytes)
     admission = Admission(
         # One search finds a request in every log; the tail tells apart callers that repeat ids.
         identifier=f"{request.state.request_id}.{uuid.uuid4().hex[:8]}",
+        model=model,
         accepted=time.perf_counter(),
         seconds=_seconds(request.headers, service.settings.request_timeout),
     )

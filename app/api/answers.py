@@ -9,7 +9,7 @@ from app.api import schemas
 from app.api.admission import Admission
 from app.api.pictures import OutputFormat, encode_base64
 from app.engine.messages import Done, Picture
-from app.parameters import ModelInfo, Parameters
+from app.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,6 @@ class Answer:
     """All that an answer tells; ``foreseen`` are the seconds that were predicted for it."""
 
     admission: Admission
-    model: ModelInfo
     parameters: Parameters
     output_format: OutputFormat
     done: Done
@@ -33,7 +32,7 @@ class Answer:
         body = schemas.VariationsResponse(
             id=self.admission.identifier,
             created=int(time.time()),
-            model=schemas.Model(id=self.model.id, revision=self.model.revision),
+            model=schemas.Model(id=self.admission.model.id, revision=self.admission.model.revision),
             parameters=schemas.ResolvedParameters(
                 **asdict(self.parameters), output_format=self.output_format
             ),

@@ -1,5 +1,6 @@
 """The application: middleware, routes, problems and one service, put together."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +58,14 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "x-request-id", "x-request-timeout"],
-            expose_headers=["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"],
+            allow_headers=["authorization", "traceparent", "x-request-id", "x-request-timeout"],
+            expose_headers=[
+                "retry-after",
+                "retry-after-ms",
+                "traceresponse",
+                "x-request-id",
+                "x-should-retry",
+            ],
         )
     app.add_middleware(Access, metrics=metrics, tracing=tracing)
     tracing.instrument(app)
@@ -94,5 +101,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await service.engine.stop()
-        await service.in_thread(service.tracing.close)
+        await asyncio.to_thread(service.tracing.close)
         service.threads.shutdown(wait=False, cancel_futures=True)

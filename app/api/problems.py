@@ -22,6 +22,7 @@ from app.errors import (
     CheckpointUnavailable,
     DeadlineExceeded,
     DeadlineOutOfReach,
+    DeviceUnavailable,
     Draining,
     FormatNotAllowed,
     GenerationFailed,
@@ -76,6 +77,7 @@ STATUS: dict[type[VariationsError], int] = {
     WorkerDied: 503,
     CheckpointError: 503,
     CheckpointUnavailable: 503,
+    DeviceUnavailable: 503,
 }
 
 _DESCRIPTIONS = {
@@ -87,7 +89,7 @@ _DESCRIPTIONS = {
     422: "A parameter is missing, unknown or out of its range, or the request ended workers",
     429: "The queue is full, or the key over its quota; ask again after `Retry-After` seconds",
     500: "The pictures could not be made",
-    503: "Not ready, or not to be done in time; ask again after `Retry-After` seconds",
+    503: "Not ready, or not to be done in time; ask again after `Retry-After` seconds, if any",
     504: "Not finished within the deadline",
 }
 
@@ -216,6 +218,8 @@ def _retry_headers(seconds: float | None) -> dict[str, str]:
 def _headers(error: VariationsError) -> dict[str, str]:
     match error:
         case WorkerKilled() | Quarantined():  # clients would try a 500 again, and end more workers
+            return {"x-should-retry": "false"}
+        case DeadlineOutOfReach() if error.retry_after is None:
             return {"x-should-retry": "false"}
         case NotAuthorized():
             return {"www-authenticate": "Bearer"}

@@ -20,7 +20,7 @@ from app.api.problems import documented
 from app.api.resolving import resolve
 from app.api.schemas import VariationsForm, VariationsResponse
 from app.api.service import Service, service_of
-from app.engine.messages import Picture
+from app.engine.messages import Picture, Stage
 from app.errors import InvalidParameter
 
 _LINKS = {
@@ -88,7 +88,10 @@ async def health() -> schemas.Health:
     responses={503: {"description": "Not ready, and why", "model": schemas.Readiness}},
 )
 async def readiness(request: Request) -> Response:
-    """Whether a picture posted now would be accepted; if not, why and how far along."""
+    """Whether the worker is ready; if not, why and how far along.
+
+    While one is replaced pictures are accepted all the same, and wait.
+    """
     service = service_of(request)
     state = service.engine.state
     body = schemas.Readiness(status=state.phase, reason=state.reason, fraction=state.fraction)
@@ -118,22 +121,28 @@ async def _refuse_repeated_fields(request: Request) -> None:
 
 
 async def _make(service: Service, form: VariationsForm, admission: Admission) -> Response:
-    model = service.model()
-    parameters = resolve(form, model)
-    fingerprint = await service.in_thread(lambda: fingerprint_of(form.image.file, parameters))
-    foreseen = service.engine.foresee(parameters).finished
-    admission.check_reach(foreseen)
     waiting_since = perf_counter()
+    parameters = resolve(form, admission.model)
+    fingerprint = await service.in_thread(lambda: fingerprint_of(form.image.file, parameters))
+    foreseen = service.engine.foresee(parameters)
+    admission.check_reach(foreseen)
 
     async def picture() -> Picture:
+        nonlocal waiting_since
         reading_since = admission.passed("queue", waiting_since)
         pixels = await _picture(service, form.image)
-        admission.passed("read", reading_since)
+        waiting_since = admission.passed("read", reading_since)
         return pixels
 
-    done = await service.engine.run(admission.identifier, picture, parameters, fingerprint)
+    try:
+        done = await service.engine.run(admission.identifier, picture, parameters, fingerprint)
+    except BaseException:
+        admission.passed("queue", waiting_since)  # or more: what the worker did it cannot tell now
+        raise
+    # In the worker that has done it. One before it may have died, and all that was waiting too.
+    admission.stages.append(Stage("queue", waiting_since, done.stages[0].began))
     admission.stages.extend(done.stages)
-    answer = Answer(admission, model, parameters, form.output_format, done, foreseen)
+    answer = Answer(admission, parameters, form.output_format, done, foreseen.finished)
     response = await service.in_thread(answer.response)
     service.metrics.stages(admission.seconds_by_stage())
     return response

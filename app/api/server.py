@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
@@ -85,6 +86,9 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self._drain_until is not None:
+            left = self._drain_until - time.monotonic()
+            # What is written may have slow readers; they have what is left of the time.
+            self.config.timeout_graceful_shutdown = max(1, math.ceil(left))
             if not self.service.slots.taken:
                 self.should_exit = True
             elif time.monotonic() > self._drain_until:

@@ -118,7 +118,10 @@ class Service:
         return model
 
     def predicted_wait(self) -> float:
-        """Seconds that a request for one picture would wait for its first step; 0 if none is."""
+        """Seconds that a request for one picture would wait for its first step.
+
+        0 where none is accepted, since whoever adds these up over replicas could not add NaN.
+        """
         model = self.engine.model
         if model is None or not self.engine.accepting:
             return 0.0

@@ -10,7 +10,7 @@ from app.engine.batcher import Batch, Batcher, Ticket
 from app.engine.costs import Costs
 from app.engine.forecast import Span, foresee, tickets
 from app.engine.job import Job
-from app.engine.messages import Embedding, Ready, Stats
+from app.engine.messages import Encoded, Ready, Stats
 from app.parameters import Parameters
 
 NEWCOMER = ""
@@ -36,9 +36,6 @@ class Backlog:
 
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._jobs
 
     def get(self, request_id: str) -> Job | None:
         """The job, unless it has been answered or its caller has gone."""
@@ -80,9 +77,11 @@ class Backlog:
             return [] if self.submitted else suspects[:1]
         return [job for job in self._waiting() if job.source is not None and not job.submitted]
 
-    def encoded(self, job: Job, embedding: Embedding) -> None:
-        """The worker has encoded its picture, and its samples join the line."""
-        job.embed(embedding)
+    def encoded(self, job: Job, encoded: Encoded) -> None:
+        """The worker has its embedding, and its samples join the line."""
+        job.embed(encoded.embedding)
+        if encoded.seconds is not None:
+            self.costs.learn_encode(encoded.seconds)
         for ticket in tickets(job.request_id, job.parameters):
             self._line.add(ticket)
 
@@ -146,7 +145,7 @@ class Backlog:
     def turn_seconds(self) -> float:
         """Seconds that the worker's present turn should take: an encode, a step, a decode."""
         batch = self._line.next()
-        if batch is None:
-            return self.costs.encode
-        decode = self._decoded_at_once * self.costs.decode(batch.size)
-        return self.costs.encode + self.costs.step(batch.size, batch.bucket) + decode
+        step = self.costs.step(batch.size, batch.bucket) if batch else 0.0
+        sizes = {job.parameters.size for job in self._waiting() if job.joined}
+        decode = max((self.costs.decode(size) for size in sizes), default=0.0)
+        return self.costs.encode + step + self._decoded_at_once * decode

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from app.engine.batcher import Size
-from app.engine.messages import Ready, Stats
+from app.engine.messages import DecodedSome, Ready, Stats
 
 _WEIGHT = 0.2
 """Of a new observation, against all before it."""
@@ -32,11 +32,15 @@ class Costs:
         """Move what is known a little towards what was just seen."""
         steps = self._steps.setdefault(stats.size, {})
         steps[stats.bucket] = _moved(self.step(stats.size, stats.bucket), stats.seconds)
-        if stats.encoded:
-            self.encode = _moved(self.encode, stats.encode_seconds / stats.encoded)
-        if stats.decoded:
-            each = stats.decode_seconds / stats.decoded
-            self._decodes[stats.size] = _moved(self.decode(stats.size), each)
+
+    def learn_encode(self, seconds: float) -> None:
+        """The same for the encoding of one picture."""
+        self.encode = _moved(self.encode, seconds)
+
+    def learn_decode(self, decoded: DecodedSome) -> None:
+        """The same for the decoding of some."""
+        each = decoded.seconds / decoded.pictures
+        self._decodes[decoded.size] = _moved(self.decode(decoded.size), each)
 
     def step(self, size: Size, bucket: int) -> float:
         """Seconds of a step of ``bucket`` rows; 0 before anything is known."""

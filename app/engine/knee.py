@@ -22,10 +22,10 @@ class Knee:
 
 
 def find_knee(seconds_of_step: Callable[[int], float], largest: int = LARGEST_CAP) -> Knee:
-    """Double the bucket from one sample's rows until that gains no 5 % rows a second any more.
+    """Double the bucket from one sample's rows for as long as that pays.
 
-    The cap is the last bucket that gained so much over the cap before; growth ends where two
-    doublings in a row do not.
+    The cap is the last bucket that gave 5 % more rows a second than the cap before it; growth ends
+    where two doublings in a row do not.
     ``seconds_of_step`` times one step of a bucket; infinity says that it does not fit. A table
     that an earlier call returned does for it as well, and gives the same cap again.
     """

@@ -3,7 +3,8 @@
 To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
 From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
 request either :class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every
-step, :class:`DeviceUse` now and then. A cancelled request is not answered.
+step, :class:`DecodedSome` after every decode, :class:`RanOut` where memory did, and
+:class:`DeviceUse` now and then. A cancelled request is not answered.
 """
 
 from dataclasses import dataclass, field
@@ -88,21 +89,45 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The checkpoint cannot be served; ``message`` says why, for whoever runs the service.
+    """The worker cannot start; ``message`` says why, for whoever runs the service.
 
-    An exit status could not carry the reason, nor tell this, where another start is of no use,
-    from a death. The worker then waits for the end of the pipe.
+    An exit status could not carry the reason, nor tell what is ``final``, where another start is
+    of no use, from a death. The worker then waits for the end of the pipe.
     """
 
     message: str
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The picture's embedding; with it, the request can be run again without the picture."""
+    """The picture's embedding; with it, the request can be run again without the picture.
+
+    ``seconds`` is what that took, ``None`` where it was known before.
+    """
 
     request_id: str
     embedding: Embedding
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSome:
+    """So many pictures of one ``size`` were decoded and checked together, in ``seconds``."""
+
+    pictures: int
+    size: tuple[int, int]
+    seconds: float
+
+
+WorkStage = Literal["encode", "step", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class RanOut:
+    """The device's memory did not hold something, which was split or tried again."""
+
+    stage: WorkStage
 
 
 StageName = Literal["upload", "read", "queue", "encode", "denoise", "decode", "safety", "write"]
@@ -153,16 +178,13 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One step, and what the worker did besides since the step before.
+    """One step.
 
-    ``seconds`` is the step's length. ``rows`` are real, ``bucket`` counts the padding too, and all
+    ``seconds`` is its length. ``rows`` are real, ``bucket`` counts the padding too, and all
     pictures are of one ``size`` (width, height). ``members`` are the samples that took part, as
     (request, index); ``schedules`` counts the distinct (scheduler, number of steps) pairs among
     them. ``waiting_rows`` are those of admitted samples that did not take part, ``cap`` the most
     rows that a step may now have.
-
-    ``encoded`` and ``decoded`` pictures took ``encode_seconds`` and ``decode_seconds``, during
-    which no step ran; ``out_of_memory`` names the stages whose memory ran out, once each time.
     """
 
     seconds: float
@@ -173,11 +195,6 @@ class Stats:
     schedules: int
     waiting_rows: int
     cap: int
-    encoded: int = 0
-    encode_seconds: float = 0.0
-    decoded: int = 0
-    decode_seconds: float = 0.0
-    out_of_memory: tuple[str, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -202,4 +219,15 @@ class DeviceUse:
 
 
 ToWorker = Start | Submit | Cancel
-FromWorker = Loading | Ready | LoadFailed | Encoded | Done | Failed | Stats | DeviceUse
+FromWorker = (
+    Loading
+    | Ready
+    | LoadFailed
+    | Encoded
+    | Stats
+    | DecodedSome
+    | RanOut
+    | Done
+    | Failed
+    | DeviceUse
+)

@@ -78,6 +78,7 @@ class WorkerProcess:
         self._silent = True
         if self._process:
             self._process.kill()
+        self.hang_up()  # a process that a driver holds fast would not end its pipe
 
     async def close(self, patience: float) -> Ending:
         """End the pipe and wait for the process, killing it after ``patience`` seconds."""
@@ -93,7 +94,8 @@ class WorkerProcess:
             return self._ending(self._process.wait(patience))
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
             return Ending("silence", f"did not end within {patience:g} seconds and was killed")
 
     def _ending(self, status: int) -> Ending:

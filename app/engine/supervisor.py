@@ -14,6 +14,7 @@ from app.engine.forecast import Span
 from app.engine.job import Job
 from app.engine.messages import (
     Cancel,
+    DecodedSome,
     DeviceUse,
     Done,
     Encoded,
@@ -23,9 +24,11 @@ from app.engine.messages import (
     LoadFailed,
     Loading,
     Picture,
+    RanOut,
     Ready,
     Start,
     Stats,
+    WorkStage,
 )
 from app.engine.process import Cause, Ending, WorkerProcess
 from app.engine.quarantine import Quarantine
@@ -67,7 +70,7 @@ Read = Callable[[], Awaitable[Picture]]
 _ERRORS: dict[Failure, Callable[[str], VariationsError]] = {
     "failed": GenerationFailed,
     "memory": OutOfMemory,
-    "parameters": lambda message: InvalidParameter(message, field="scheduler"),
+    "parameters": lambda message: InvalidParameter(message, field="parameters"),
 }
 
 
@@ -88,6 +91,8 @@ class Metrics(Protocol):
     """What the engine tells whoever counts; :class:`app.metrics.Metrics` does."""
 
     def step(self, stats: Stats) -> None: ...
+    def stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None: ...
+    def ran_out(self, stage: WorkStage) -> None: ...
     def started(self, seconds: float) -> None: ...
     def pictures(self, parameters: Parameters, flagged: int) -> None: ...
     def failed(self, parameters: Parameters) -> None: ...
@@ -100,7 +105,8 @@ class Metrics(Protocol):
     def convicted(self) -> None: ...
     def queue(self, requests: int) -> None: ...
     def device(self, use: DeviceUse) -> None: ...
-    def model(self, model: ModelInfo) -> None: ...
+    def ready(self, model: ModelInfo, cap: int) -> None: ...
+    def idle(self) -> None: ...
 
 
 class Supervisor:
@@ -122,6 +128,7 @@ class Supervisor:
         self._failed_starts = 0
         self._idle_lives = 0
         self._launched_at = 0.0
+        self._complaint: str | None = None
         self._start_seconds: float | None = None
 
     @property
@@ -167,8 +174,8 @@ class Supervisor:
         ``read`` gives the picture, and is called when there is room for its pixels; what it raises
         is raised here. ``fingerprint`` is the same for requests that are alike.
 
-        Raises :class:`NotReady`, :class:`Quarantined`, :class:`GenerationFailed` or
-        :class:`WorkerDied`.
+        Raises :class:`NotReady`, :class:`Quarantined`, :class:`InvalidParameter`,
+        :class:`GenerationFailed` or :class:`WorkerDied`.
         """
         job = self._accept(request_id, parameters, fingerprint)
         try:
@@ -215,7 +222,7 @@ class Supervisor:
         answer = asyncio.get_running_loop().create_future()
         job = Job(request_id, parameters, fingerprint, answer, accepted=monotonic())
         self._backlog.add(job)
-        self._metrics.queue(self.pending)
+        self._count_pending()
         return job
 
     def _refuse_quarantined(self, fingerprint: bytes) -> None:
@@ -248,7 +255,7 @@ class Supervisor:
 
     def _release(self, job: Job) -> None:
         self._backlog.remove(job)
-        self._metrics.queue(self.pending)
+        self._count_pending()
         if job.abandon() and job.submitted and self._worker:
             self._cancel(self._worker, job.request_id)
         self._feed()
@@ -284,11 +291,12 @@ class Supervisor:
         """A worker from launch to end; returns how it ended."""
         worker = self._worker = WorkerProcess(self._receive)
         self._launched_at = monotonic()
+        self._complaint = None
         self._watchdog.heard()
         try:
             worker.launch(self._start)
         except OSError as error:
-            self._failed_starts += 1
+            self._lose_worker()
             return Ending("launch", f"could not be started: {error.strerror}")
         watch = asyncio.create_task(self._watch(worker))
         try:
@@ -296,7 +304,10 @@ class Supervisor:
         finally:
             watch.cancel()
         self._lose_worker()
-        return await worker.close(GOODBYE_SECONDS)
+        ending = await worker.close(GOODBYE_SECONDS)
+        if self._complaint is None:
+            return ending
+        return replace(ending, words=f"could not start: {self._complaint}")
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Kill the worker if it goes silent over its work."""
@@ -326,14 +337,16 @@ class Supervisor:
                 self._blame()
             case _:
                 self._failed_starts += 1
+        self._metrics.idle()
         self._enter("down", "the worker has ended")
         if self._failed_starts >= MOST_FAILED_STARTS:
             self._fail_all("The worker ended before the request was done, and no other starts")
 
     def _blame(self) -> None:
         """Find the suspects among those that were running, and convict who was alone."""
-        self._metrics.replayed(self._backlog.submitted)
+        lost = self._backlog.submitted
         running = self._backlog.worker_lost()
+        self._metrics.replayed(lost - sum(job.convicted for job in running))
         for job in running:
             if job.convicted:
                 self._quarantine.add(job.fingerprint)
@@ -380,10 +393,15 @@ class Supervisor:
                     self._launched_at = monotonic()
             case Ready():
                 self._become_ready(message)
-            case LoadFailed(reason):
-                self._give_up(reason)
+            case LoadFailed(reason, final):
+                self._complain(reason, final=final)
             case Stats():
                 self._count(message)
+            case DecodedSome():
+                self._backlog.costs.learn_decode(message)
+                self._metrics.stalled("decode", message.seconds)
+            case RanOut(stage):
+                self._metrics.ran_out(stage)
             case Encoded() | Done() | Failed():
                 self._answer(message)
 
@@ -393,15 +411,18 @@ class Supervisor:
         self._start_seconds = monotonic() - self._launched_at
         self._failed_starts = 0
         self._backlog.worker_ready(ready)
-        self._metrics.model(ready.model)
+        self._metrics.ready(ready.model, ready.buckets[-1])
         self._enter("ready", "ready")
         logger.info("Ready: %s, at most %d rows in a step", ready.model.id, self.max_rows)
         self._feed()
 
-    def _give_up(self, reason: str) -> None:
+    def _complain(self, reason: str, *, final: bool) -> None:
+        """The worker cannot start, and if that is final no other could."""
         logger.error("The worker cannot be started: %s", reason)
-        self._enter("failed", reason)
-        self._fail_all(f"The worker ended, and no other can be started: {reason}")
+        self._complaint = reason
+        if final:
+            self._enter("failed", reason)
+            self._fail_all(f"The worker ended, and no other can be started: {reason}")
         if self._worker:
             self._worker.hang_up()
 
@@ -416,14 +437,22 @@ class Supervisor:
         for request_id in names & self._wasted.keys():
             self._wasted[request_id] += 1
             self._metrics.wasted_step(self._wasted[request_id])
+        if not self.pending:  # the step was of those that have gone
+            self._metrics.idle()
+
+    def _count_pending(self) -> None:
+        self._metrics.queue(self.pending)
+        if not self.pending:
+            self._metrics.idle()
 
     def _answer(self, message: Encoded | Done | Failed) -> None:
         job = self._backlog.get(message.request_id)
         if job is None:  # its caller has gone meanwhile
             return
         match message:
-            case Encoded(_, embedding):
-                self._backlog.encoded(job, embedding)
+            case Encoded():
+                self._backlog.encoded(job, message)
+                self._metrics.stalled("encode", message.seconds or 0.0)
             case Done():
                 self._finish(job, message)
             case Failed(_, reason, kind):

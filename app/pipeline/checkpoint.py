@@ -5,6 +5,7 @@ and nothing in ``model_index.json`` decides which class is imported. Pickles pas
 restricted unpickler only.
 """
 
+import errno
 import json
 import pickle
 import re
@@ -18,7 +19,7 @@ import torch
 import transformers
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-from app.errors import CheckpointError
+from app.errors import CheckpointError, CheckpointUnavailable
 from app.parameters import Scheduler
 
 # The main weights, whole or in shards; not variants such as `model.fp16` or `….non_ema`.
@@ -128,7 +129,8 @@ def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
         )
     except Exception as error:
         # Both libraries raise whatever a broken file makes them stumble over.
-        raise CheckpointError(_why(path, error)) from error
+        kind = CheckpointUnavailable if _may_pass(error) else CheckpointError
+        raise kind(_why(path, error)) from error
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(f"the weights in {path} are incomplete: {names}, … are missing")
@@ -158,6 +160,13 @@ def _why(path: Path, error: Exception) -> str:
 
 def _is_refused_pickle(error: BaseException) -> bool:
     return isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error).lower()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is memory or a disk that fails, and not the file."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOMEM, errno.ESTALE)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from app.errors import CheckpointError
+from app.errors import CheckpointError, DeviceUnavailable
 from app.pipeline.checkpoint import Dtypes
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ def choose_device(device: str) -> torch.device:
     """``auto`` is the CPU; otherwise a name of torch's.
 
     It will be CUDA once these paths have been run on one; until then that is for the user to say.
-    Raises :class:`CheckpointError` where there is no such device.
+    Raises :class:`CheckpointError` where there can be no such device, and
+    :class:`DeviceUnavailable` where it does not work.
     """
     if device == "auto":
         device = "cpu"
@@ -30,9 +31,11 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except Exception as error:
-        # torch raises RuntimeError or AssertionError, by build and by what is wrong.
-        raise CheckpointError(f"the device {device!r} cannot be used: {error}") from error
+    # torch raises one or the other, by its build and by what is wrong.
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        final = device.partition(":")[0] != "cuda" or torch.version.cuda is None
+        kind = CheckpointError if final else DeviceUnavailable
+        raise kind(f"the device {device!r} cannot be used: {error}") from error
     return chosen
 
 
@@ -67,3 +70,10 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether this says so; of a CPU's memory torch does in words alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

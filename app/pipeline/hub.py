@@ -79,7 +79,7 @@ def _fetch(repository: str, revision: str | None, report: Report, parts: Sequenc
     try:
         sizes = _sizes(repository, revision, parts)
     except Exception as error:
-        return _fetched_before(repository, revision, error)
+        return _fetched_before(repository, revision, error, parts)
     bar = _reporting_bar(sum(sizes.values()), report)
     try:
         path = snapshot_download(
@@ -97,11 +97,18 @@ def _sizes(repository: str, revision: str | None, parts: Sequence[str]) -> dict[
     return {path: files[path] for path in needed_files(files, parts)}
 
 
-def _fetched_before(repository: str, revision: str | None, error: Exception) -> Path:
+def _fetched_before(
+    repository: str, revision: str | None, error: Exception, parts: Sequence[str]
+) -> Path:
     index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
-    if not isinstance(index, str):
+    if not isinstance(index, str) or not _is_complete(Path(index).parent, parts):
         raise _not_fetched(repository, revision, error) from error
     return Path(index).parent
+
+
+def _is_complete(folder: Path, parts: Sequence[str]) -> bool:
+    """Whether a download that may have been cut short got as far as something of every part."""
+    return all(any((folder / part).glob("*")) for part in parts)
 
 
 def _not_fetched(repository: str, revision: str | None, error: Exception) -> CheckpointError:

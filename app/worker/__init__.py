@@ -2,7 +2,6 @@
 
 :mod:`~app.worker.serving` gets it ready, with :mod:`~app.worker.warmup`; from then on
 :mod:`~app.worker.loop` takes turns: receive, encode, step, decode, report. What it knows of a
-request under way is a :mod:`~app.worker.work`; what it did between two steps it gathers in
-:mod:`~app.worker.besides`. In a thread of its own :mod:`~app.worker.device` tells how full the GPU
-is.
+request under way is a :mod:`~app.worker.work`. In a thread of its own :mod:`~app.worker.device`
+tells how full the GPU is.
 """

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import torch
@@ -30,10 +31,12 @@ class Watcher:
 
     def run(self) -> None:
         """Look every few seconds, for ever."""
-        pause = threading.Event()
         while True:
-            self._send(self.look())
-            pause.wait(EVERY_SECONDS)
+            try:
+                self._send(self.look())
+            except Exception as error:  # the device's trouble is for the main thread to meet
+                logger.debug("The device could not be looked at: %s", error)
+            time.sleep(EVERY_SECONDS)
 
     def look(self) -> DeviceUse:
         """What is to be seen now."""

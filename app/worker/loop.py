@@ -16,19 +16,22 @@ from app.engine.batcher import Batch, Batcher, Ticket
 from app.engine.ceiling import Ceiling
 from app.engine.messages import (
     Cancel,
+    DecodedSome,
     Embedding,
     Encoded,
     Failed,
     Failure,
     FromWorker,
     Picture,
+    RanOut,
     Stats,
     Submit,
     ToWorker,
+    WorkStage,
 )
 from app.errors import CheckpointError, InvalidParameter, VariationsError
 from app.pipeline import Decoded, Pipeline, Step
-from app.worker.besides import Besides
+from app.pipeline.devices import ran_out_of_memory
 from app.worker.work import Work
 
 DeviceLost = torch.AcceleratorError
@@ -89,7 +92,6 @@ class Worker:
         self._undecoded: deque[Ticket] = deque()
         self._last_landing = 0.0
         self._ceiling = Ceiling(batcher)
-        self._besides = Besides()
 
     def run(self) -> NoReturn:
         """Take turns for ever."""
@@ -145,8 +147,8 @@ class Worker:
         """Encode the first picture in line and let its samples join."""
         if not self._unencoded:
             return
+        self._land_all()  # the device would do that first anyway; now its step is timed rightly
         submit = self._unencoded.popleft()
-        started = perf_counter()
         try:
             work = self._works[submit.request_id]
             self._join(work, self._embedding(work, submit.source))
@@ -155,20 +157,21 @@ class Worker:
         except Exception as error:
             logger.exception("Request %s could not be started", submit.request_id)
             self._fail(submit.request_id, *_for_the_caller(error, NOT_ENCODED))
-        self._besides.encoded(perf_counter() - started)
 
-    def _embedding(self, work: Work, source: Picture | Embedding) -> Embedding:
+    def _embedding(self, work: Work, source: Picture | Embedding) -> Encoded:
         if source.ndim == 1:
-            return cast(Embedding, source)
+            return Encoded(work.request_id, cast(Embedding, source), None)
         picture, fit = cast(Picture, source), work.parameters.fit
-        with work.encoding():
-            return self._persistently("encode", lambda: self._pipeline.encode(picture, fit))
+        started = perf_counter()
+        embedding = self._persistently("encode", lambda: self._pipeline.encode(picture, fit))
+        work.encoded(started)
+        return Encoded(work.request_id, embedding, perf_counter() - started)
 
-    def _join(self, work: Work, embedding: Embedding) -> None:
+    def _join(self, work: Work, encoded: Encoded) -> None:
         parameters = work.parameters
         for index in range(parameters.n):
-            work.samples[index] = self._pipeline.start(embedding, parameters, index)
-        self._send(Encoded(work.request_id, embedding))
+            work.samples[index] = self._pipeline.start(encoded.embedding, parameters, index)
+        self._send(encoded)
         for index, sample in work.samples.items():
             self._batcher.add(
                 Ticket(work.request_id, index, sample.size, sample.rows, sample.steps)
@@ -177,11 +180,22 @@ class Worker:
     # Step
 
     def _step(self) -> None:
-        """Submit the next step, and wait until no more than allowed are under way."""
-        batch = self._batcher.next()
-        if batch:
-            self._flights.append(self._submit(batch))
-        while len(self._flights) > (self._steps_ahead if batch else 0):
+        """Submit the next step, and wait until no more than allowed are under way.
+
+        Where the one under way was somebody's last, the next waits for the decode: what is
+        finished should not wait for another step.
+        """
+        finishing = any(flight.finished for flight in self._flights)
+        batch = None if finishing else self._batcher.next()
+        if batch is None:
+            self._land_all()
+            return
+        self._flights.append(self._submit(batch))
+        while len(self._flights) > self._steps_ahead:
+            self._land(self._flights.popleft())
+
+    def _land_all(self) -> None:
+        while self._flights:
             self._land(self._flights.popleft())
 
     def _submit(self, batch: Batch) -> Flight:
@@ -255,7 +269,6 @@ class Worker:
             schedules=len({work.schedule for work in works}),
             waiting_rows=batch.waiting_rows,
             cap=self._batcher.cap,
-            **self._besides.taken(),
         )
 
     def _works_of(self, tickets: Sequence[Ticket]) -> list[Work]:
@@ -272,7 +285,7 @@ class Worker:
             return
         started = perf_counter()
         decoded = self._decoded(tickets)
-        self._besides.decoded(len(tickets), perf_counter() - started)
+        self._send(DecodedSome(len(tickets), tickets[0].size, perf_counter() - started))
         for ticket, each in zip(tickets, decoded, strict=True):
             self._keep(ticket, each)
 
@@ -334,7 +347,7 @@ class Worker:
 
     # Misfortune
 
-    def _persistently(self, stage: str, attempt: Callable[[], T]) -> T:
+    def _persistently(self, stage: WorkStage, attempt: Callable[[], T]) -> T:
         """What ``attempt`` returns, by its last of several tries at the latest.
 
         Our own errors are about the request and would come again; those of a lost device too.
@@ -348,12 +361,12 @@ class Worker:
                 self._note(stage, error)
         return attempt()
 
-    def _note(self, stage: str, error: Exception, rows: int | None = None) -> None:
+    def _note(self, stage: WorkStage, error: Exception, rows: int | None = None) -> None:
         """Log an error that is going to be tried again; where memory ran out, make room first."""
         logger.warning("In %s: %s: %s; trying again", stage, type(error).__name__, error)
-        if not _is_memory(error):
+        if not ran_out_of_memory(error):
             return
-        self._besides.ran_out(stage)
+        self._send(RanOut(stage))
         if rows is not None:
             self._ceiling.lower(rows)
         for flight in self._flights:
@@ -374,13 +387,6 @@ def _rows(tickets: Sequence[Ticket]) -> int:
     return sum(ticket.rows for ticket in tickets)
 
 
-def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch says so of a CPU's in words alone."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 def _for_the_caller(error: Exception, otherwise: str) -> tuple[str, Failure]:
     """Our own words about what happened, and never those of a library."""
     match error:
@@ -388,7 +394,7 @@ def _for_the_caller(error: Exception, otherwise: str) -> tuple[str, Failure]:
             return error.message, "parameters"
         case VariationsError():
             return error.message, "failed"
-        case _ if _is_memory(error):
+        case _ if ran_out_of_memory(error):
             return NOT_ENOUGH_MEMORY, "memory"
         case _:
             return otherwise, "failed"

@@ -14,7 +14,7 @@ from app.engine.batcher import Batcher
 from app.engine.channel import Channel
 from app.engine.knee import powers_of_two
 from app.engine.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
-from app.errors import CheckpointError, CheckpointUnavailable
+from app.errors import CheckpointError, CheckpointUnavailable, DeviceUnavailable
 from app.pipeline import Pipeline
 from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
@@ -45,9 +45,9 @@ def serve(connection: Connection) -> None:
     logs.configure(start.log_level, start.log_format, "worker")
     try:
         worker = _prepare(start, inbox, channel.send)
-    except CheckpointError as error:
+    except (CheckpointError, DeviceUnavailable) as error:
         logger.error("%s", error.message)
-        channel.send(LoadFailed(error.message))
+        channel.send(LoadFailed(error.message, final=isinstance(error, CheckpointError)))
         threading.Event().wait()  # whoever has read it ends the pipe
     else:
         worker.run()

@@ -8,12 +8,12 @@ from functools import partial
 from time import perf_counter
 
 import numpy as np
-import torch
 
 from app.engine.knee import SMALLEST_CAP, Knee, find_knee, knee_of
 from app.engine.messages import Embedding, Start
 from app.parameters import Parameters, Scheduler
 from app.pipeline import Pipeline, Sample
+from app.pipeline.devices import ran_out_of_memory
 
 FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not
@@ -82,18 +82,21 @@ def _seconds_of_step(pipeline: Pipeline, embedding: Embedding, bucket: int) -> f
     """The shortest of a few runs: the first pays for tuning, and a busy machine delays some."""
     parameters = _parameters(pipeline, steps=MOST_RUNS)
     try:
-        samples = [pipeline.start(embedding, parameters, index) for index in range(bucket // 2)]
+        some = range(max(1, bucket // 2))
+        samples = [pipeline.start(embedding, parameters, index) for index in some]
         runs: list[float] = []
         while len(runs) < MOST_RUNS and (len(runs) < LEAST_RUNS or sum(runs) < ENOUGH_SECONDS):
-            runs.append(_timed_step(pipeline, samples))
+            runs.append(_timed_step(pipeline, samples, bucket))
         return min(runs)
-    except torch.OutOfMemoryError:
-        return math.inf
+    except Exception as error:
+        if ran_out_of_memory(error):
+            return math.inf
+        raise
 
 
-def _timed_step(pipeline: Pipeline, samples: list[Sample]) -> float:
+def _timed_step(pipeline: Pipeline, samples: list[Sample], bucket: int) -> float:
     started = perf_counter()
-    pipeline.step(samples).wait()
+    pipeline.step(samples, bucket).wait()
     return perf_counter() - started
 
 

@@ -1,7 +1,5 @@
 """A request inside the worker, from its arrival to its last picture."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -43,12 +41,9 @@ class Work:
         """Scheduler and number of steps."""
         return self.parameters.scheduler, self.parameters.num_inference_steps
 
-    @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """Its picture becomes an embedding meanwhile, and it has stopped waiting."""
-        began = perf_counter()
+    def encoded(self, began: float) -> None:
+        """Its picture became an embedding from then until now."""
         self.note("queue", self.waiting_since, began)
-        yield
         self.waiting_since = perf_counter()
         self.note("encode", began, self.waiting_since)
 

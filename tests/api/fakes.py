@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
@@ -100,7 +101,8 @@ class FakeEngine:
         if self.hold:
             await self._wait()
         made = tuple(self._picture(parameters, index) for index in range(parameters.n))
-        stages = (Stage("encode", 0.0, 0.2), Stage("denoise", 0.2, 0.5))
+        now = perf_counter()
+        stages = (Stage("encode", now, now + 0.2), Stage("denoise", now + 0.2, now + 0.5))
         return Done(request_id, made, stages, parameters.num_inference_steps)
 
     async def _wait(self) -> None:

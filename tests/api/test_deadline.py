@@ -29,13 +29,25 @@ def test_a_request_within_its_deadline_is_answered(post: Post, engine: FakeEngin
 
 
 def test_what_cannot_be_done_in_time_is_refused_at_once(post: Post, engine: FakeEngine) -> None:
-    engine.foreseen = Span(8.0, 10.0)
+    engine.foreseen = Span(9.9, 10.0)
     response = post()
     body = assert_problem(response, 503)
     assert "about 10.0 s" in body["detail"]
     assert 9.5 <= body["retry_after"] <= 10
     assert 9500 <= int(response.headers["retry-after-ms"]) <= 10_000
     assert not engine.pictures
+
+
+def test_what_takes_too_long_by_itself_is_not_to_be_tried_again(
+    post: Post, engine: FakeEngine
+) -> None:
+    engine.foreseen = Span(1.0, 10.0)
+    response = post()
+    body = assert_problem(response, 503)
+    assert "with nothing else to do they take 9.0 s" in body["detail"]
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
+    assert "retry_after" not in body
 
 
 def test_a_caller_may_ask_for_an_earlier_deadline(

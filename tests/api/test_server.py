@@ -75,6 +75,35 @@ def test_what_was_accepted_is_answered_after_the_first_signal(
     service.assert_clean_end()
 
 
+def test_an_upload_that_was_under_way_is_finished_too(png: bytes) -> None:
+    with service_process(HOLDING, max_queue="1") as service:
+        service.wait_for("ready:")
+        drain_during_an_upload(service, png)
+
+
+def drain_during_an_upload(service: ServiceProcess, png: bytes) -> None:
+    def is_full() -> bool:
+        answer = httpx.post(f"{service.url}/variations", files={"image": ("a.png", b"none")})
+        return answer.status_code == 429
+
+    request = httpx.Request("POST", f"{service.url}/variations", files={"image": ("a.png", png)})
+    body = request.read()
+    address = (request.url.host, request.url.port)
+    with socket.create_connection(address, timeout=60) as caller:
+        names = ("host", "content-type", "content-length")
+        head = [f"{name}: {request.headers[name]}" for name in names]
+        lines = ["POST /variations HTTP/1.1", "connection: close", *head, "", ""]
+        caller.sendall("\r\n".join(lines).encode() + body[:100])
+        eventually(is_full)
+        service.signal(signal.SIGTERM)
+        eventually(lambda: readiness(service) == "draining")
+        caller.sendall(body[100:])
+        service.wait_for("began")
+        service.signal(signal.SIGUSR1)
+        assert caller.recv(12) == b"HTTP/1.1 200"
+    service.assert_clean_end()
+
+
 def test_what_takes_longer_than_the_drain_time_is_told_so(png: bytes) -> None:
     with service_process(HOLDING, drain_timeout="0.2") as service, ThreadPoolExecutor(1) as caller:
         service.wait_for("ready:")

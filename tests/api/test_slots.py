@@ -32,6 +32,7 @@ class Door:
         """The seconds after which it is told to ask again."""
         with pytest.raises(Refused) as refusal:
             self.enter(name, caller)
+        assert refusal.value.retry_after is not None
         return refusal.value.retry_after
 
 

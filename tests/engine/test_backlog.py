@@ -10,7 +10,7 @@ from app.engine.backlog import NEWCOMER, Backlog
 from app.engine.batcher import Batcher
 from app.engine.ceiling import CALM_STEPS, Ceiling
 from app.engine.job import Job
-from app.engine.messages import Ready, Stats
+from app.engine.messages import DecodedSome, Encoded, Ready, Stats
 from app.engine.quarantine import SECONDS, Quarantine
 from app.engine.watchdog import Patience, Watchdog
 from app.parameters import Fit, Parameters, Scheduler
@@ -54,7 +54,7 @@ def encode(backlog: Backlog, wanted: str) -> None:
     for name in wanted:
         job = backlog.get(name)
         assert job is not None
-        backlog.encoded(job, EMBEDDING)
+        backlog.encoded(job, Encoded(name, EMBEDDING, 0.5))
 
 
 def die(backlog: Backlog, encoded: str) -> str:
@@ -85,6 +85,29 @@ def test_running_are_those_that_are_only_decoded_too(backlog: Backlog) -> None:
     for _ in range(4):
         backlog.stepped(Stats(0.1, 4, 4, (64, 64), (("a", 0), ("b", 0)), 1, 4, cap=4))
     assert names(backlog.running()) == "abcd"
+
+
+def test_a_turn_has_a_decode_as_long_as_anything_is_to_be_decoded(backlog: Backlog) -> None:
+    submit_due(backlog)
+    assert backlog.turn_seconds() == pytest.approx(0.5)
+    encode(backlog, "ab")
+    for calls in range(PARAMETERS.calls, 0, -1):
+        assert backlog.turn_seconds() == pytest.approx(0.5 + 0.2 + 2 * 0.5), calls
+        backlog.stepped(Stats(0.2, 4, 4, (64, 64), (("a", 0), ("b", 0)), 1, 0, cap=4))
+    assert backlog.turn_seconds() == pytest.approx(0.5 + 2 * 0.5)
+
+
+def test_costs_are_learned_apart(backlog: Backlog) -> None:
+    backlog.costs.learn_decode(DecodedSome(2, (64, 64), 3.0))
+    backlog.costs.learn_decode(DecodedSome(1, (128, 64), 2.0))
+    assert backlog.costs.decode((64, 64)) == pytest.approx(0.7)
+    assert backlog.costs.decode((128, 64)) > 1.0
+    known = backlog.costs.encode
+    for name in "ab":
+        job = backlog.get(name)
+        assert job is not None
+        backlog.encoded(job, Encoded(name, EMBEDDING, None))
+    assert backlog.costs.encode == known
 
 
 def test_after_a_death_everything_is_due_again(backlog: Backlog) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from app.engine import supervisor as module
-from app.engine.messages import DeviceUse, Done, Picture, Start, Stats
+from app.engine.messages import DeviceUse, Done, LoadFailed, Picture, Start, Stats
 from app.engine.process import Cause
 from app.engine.supervisor import Supervisor
 from app.engine.watchdog import Patience
@@ -43,10 +43,12 @@ class Diary:
     ups: list[bool] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     wasted: list[int] = field(default_factory=list)
+    rows: int = 0
     _entry: asyncio.Event = field(default_factory=asyncio.Event)
 
     def step(self, stats: Stats) -> None:
         self.steps.append(stats)
+        self.rows = stats.rows
         self._entry.set()
 
     def started(self, seconds: float) -> None:
@@ -65,11 +67,21 @@ class Diary:
     def device(self, use: DeviceUse) -> None:
         raise AssertionError(f"a CPU reports none, but: {use}")
 
-    def model(self, model: ModelInfo) -> None:
+    def ready(self, model: ModelInfo, cap: int) -> None:
         self.models.append(model)
+
+    def stalled(self, stage: str, seconds: float) -> None:
+        self._count(stage, 1)
+
+    def ran_out(self, stage: str) -> None:
+        raise AssertionError(f"nothing here takes memory, but: {stage}")
+
+    def idle(self) -> None:
+        self.rows = 0
 
     def wasted_step(self, number: int) -> None:
         self.wasted.append(number)
+        self._entry.set()
 
     def restarted(self, cause: Cause) -> None:
         self.causes.append(cause)
@@ -391,6 +403,30 @@ async def test_a_checkpoint_that_cannot_be_served_is_not_tried_again(tmp_path: P
         assert supervisor.state.phase == "failed"
         with pytest.raises(NotReady, match="nowhere"):
             await run(supervisor, "hopeful", SHORT_REQUEST)
+
+
+async def test_what_may_pass_is_tried_again_and_told_meanwhile(tiny_checkpoint: Path) -> None:
+    async with supervised(tiny_checkpoint) as (supervisor, diary):
+        await asyncio.sleep(0)
+        supervisor._receive(LoadFailed("the device is busy", final=False))
+        await diary.until(lambda: bool(diary.causes))
+        assert supervisor.state.phase == "down"
+        assert supervisor.state.reason == "the worker could not start: the device is busy"
+        await diary.until(lambda: supervisor.state.phase == "ready")
+
+
+async def test_a_step_that_ends_when_nobody_waits_any_more_leaves_no_rows(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    diary.steps.clear()
+    task = asyncio.create_task(run(supervisor, "gone", ENDLESS_REQUEST))
+    await diary.until(lambda: bool(diary.steps))
+    wasted = len(diary.wasted)
+    task.cancel()
+    await diary.until(lambda: len(diary.wasted) > wasted)
+    assert supervisor.pending == 0
+    assert diary.rows == 0
 
 
 async def test_a_worker_that_does_not_end_is_killed(

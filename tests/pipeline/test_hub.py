@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,7 @@ from urllib.parse import unquote
 import huggingface_hub
 import pytest
 
-from app.errors import CheckpointError
+from app.errors import CheckpointError, CheckpointUnavailable
 from app.pipeline import hub
 from tests.checkpoints import make_checkpoint
 
@@ -145,6 +146,15 @@ def test_without_the_hub_what_was_fetched_before_is_served(
     found = hub.find_checkpoint(REPOSITORY, "v2.0", lambda *_: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert hub.find_checkpoint(REPOSITORY, "v2.0", lambda *_: None) == found
+
+
+def test_without_the_hub_what_was_fetched_in_part_is_not_served(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(hub.find_checkpoint(REPOSITORY, "v2.0", lambda *_: None) / "vae")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointUnavailable):
+        hub.find_checkpoint(REPOSITORY, "v2.0", lambda *_: None)
 
 
 def test_a_repository_that_is_not_there_is_a_clear_error(server: Hub) -> None:

@@ -8,7 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from app.errors import CheckpointError, GenerationFailed, InvalidParameter
+from app.errors import (
+    CheckpointError,
+    DeviceUnavailable,
+    GenerationFailed,
+    InvalidParameter,
+)
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Pipeline, devices
 from app.pipeline.known import known
@@ -144,6 +149,19 @@ def test_in_bfloat16_only_the_unet_is_rounded_and_pictures_stay_alike(
         assert ours.picture is not None
         assert theirs.picture is not None
         assert np.abs(ours.picture.astype(int) - theirs.picture).mean() < 3
+
+
+def test_a_device_that_there_cannot_be_is_final_and_one_that_fails_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(CheckpointError, match="'abacus' cannot be used"):
+        devices.choose_device("abacus")
+    if torch.version.cuda is None:
+        with pytest.raises(CheckpointError, match="'cuda' cannot be used"):
+            devices.choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(DeviceUnavailable, match="'cuda:99' cannot be used"):
+        devices.choose_device("cuda:99")
 
 
 @pytest.mark.parametrize(
