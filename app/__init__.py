@@ -4,10 +4,11 @@ The way of a request, through two processes::
 
     the API process, which never imports torch
         api          HTTP: admits a request, decodes its picture, writes the answer
-        engine       its supervisor keeps the worker alive, hands it the request, foresees its end
-    ── one pipe, plain data (engine.messages): Submit, Cancel → ← Encoded, Done, Failed ──
+        engine       foresees when a request would be done; its supervisor keeps the worker alive,
+                     takes requests in line and asks back for the pixels when there is room
+    ── one pipe, plain data (engine.messages): Submit, Cancel → ← Encoded, Stats, Done, Failed, … ──
     the worker process, which owns the device
-        worker       a loop: receive, encode, step, decode, report; requests queue here
+        worker       a loop: receive, encode, step, decode, report; samples queue here
         (engine)     its batcher says before each step which samples take part
         pipeline     torch: checkpoint, encoder, folded UNet, solver tables, VAE, safety checker
 

@@ -49,7 +49,7 @@ class Metrics:
         )
         self._request_seconds = Histogram(
             "variations_request_seconds",
-            "Seconds from the first byte of an HTTP request to the last of its answer.",
+            "Seconds from the headers of an HTTP request to the last byte of its answer.",
             ["route"],
             buckets=_REQUEST_SECONDS,
             registry=registry,

@@ -19,6 +19,12 @@ from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
+INFO = {
+    "variations_build": ("version", "python"),
+    "variations_model": ("id", "revision", "device", "dtype", "safety_checker"),
+}
+"""What an Info only knows once it is set."""
+
 ASKED = Parameters(4, 3.0, 10, Scheduler.DDIM, 1, 64, 64, Fit.SQUASH)
 
 
@@ -176,7 +182,8 @@ def table() -> str:
         if not isinstance(collector, MetricWrapperBase):
             continue
         (family, *_) = collector.describe()
-        labels = ", ".join(f"`{name}`" for name in collector._labelnames)
+        names = INFO.get(family.name, collector._labelnames)
+        labels = ", ".join(f"`{name}`" for name in names)
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         rows.append(
             f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"

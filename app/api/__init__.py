@@ -3,13 +3,15 @@
 The way of ``POST /variations`` through this folder::
 
     access       gives the request its id; in the end counts and logs it
-    admission    refuses what can be refused unread: a bad ``keys``, no place in ``slots``, too many
-                 bytes; bounds the body and the time it may take
+    admission    refuses unread: no good key (``keys``), not ready or draining, not a form, too many
+                 bytes, a deadline that is none, no place (``slots``); bounds the body and its time
     routes       the handlers, over the wire models of ``schemas``
+    disconnect   from here on a caller that leaves cancels everything
     resolving    the form becomes parameters, every default filled in
     fingerprints tells requests that are alike, should one of them end workers
+    (engine)     foresees the end, which may be too late; then takes the request in line, and calls
+                 back, when there is room for pixels, for
     uploads      the uploaded bytes become an RGB array; ``containers`` cuts the first picture out
-    (engine)     the array becomes variations of it, unless its caller leaves (``disconnect``)
     answers      the variations become JSON; ``pictures`` writes the files in it
     problems     whatever went wrong becomes application/problem+json
 

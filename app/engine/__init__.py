@@ -13,6 +13,6 @@ Between the processes: :mod:`~app.engine.messages` is all that crosses the pipe,
 :mod:`~app.engine.channel` on either side.
 
 In the worker: :mod:`~app.engine.batcher` decides who takes part in the next step (and runs in the
-forecast too), :mod:`~app.engine.knee` how many at most, and :mod:`~app.engine.ceiling` how many
-still fit in memory.
+forecast too); :mod:`~app.engine.knee` finds at start how many rows pay, and
+:mod:`~app.engine.ceiling` lowers that where memory runs out.
 """

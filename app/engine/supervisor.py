@@ -351,7 +351,8 @@ class Supervisor:
             if job.convicted:
                 self._quarantine.add(job.fingerprint)
                 self._metrics.convicted()
-                logger.error("Request %s ends workers; it is not run again", job.request_id)
+                words, name = "Request %s ends workers; it is not run again", job.request_id
+                logger.error(words, name, extra={"request_id": name})
                 self._fail(job, WorkerKilled(_CONVICTION))
         suspects = [job for job in running if job.suspect and not job.convicted]
         self._metrics.suspected(len(suspects))

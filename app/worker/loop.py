@@ -155,7 +155,7 @@ class Worker:
         except DeviceLost:
             raise
         except Exception as error:
-            logger.exception("Request %s could not be started", submit.request_id)
+            _log("Request %s could not be started", submit.request_id)
             self._fail(submit.request_id, *_for_the_caller(error, NOT_ENCODED))
 
     def _embedding(self, work: Work, source: Picture | Embedding) -> Encoded:
@@ -240,7 +240,7 @@ class Worker:
         except DeviceLost:
             raise
         except Exception as error:
-            logger.exception("Request %s failed in a step", ticket.request_id)
+            _log("Request %s failed in a step", ticket.request_id)
             self._fail(ticket.request_id, *_for_the_caller(error, NOT_STEPPED))
             return []
 
@@ -316,7 +316,7 @@ class Worker:
         except DeviceLost:
             raise
         except Exception as error:
-            logger.exception("A picture of request %s could not be decoded", ticket.request_id)
+            _log("A picture of request %s could not be decoded", ticket.request_id)
             return error
 
     def _decoded_together(self, tickets: Sequence[Ticket]) -> list[Decoded]:
@@ -385,6 +385,11 @@ class Worker:
 
 def _rows(tickets: Sequence[Ticket]) -> int:
     return sum(ticket.rows for ticket in tickets)
+
+
+def _log(words: str, request_id: str) -> None:
+    """The error that is being handled, and whose it was."""
+    logger.exception(words, request_id, extra={"request_id": request_id})
 
 
 def _for_the_caller(error: Exception, otherwise: str) -> tuple[str, Failure]:

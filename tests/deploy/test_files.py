@@ -93,6 +93,11 @@ def test_every_metric_that_is_asked_for_is_exposed(path: Path) -> None:
     assert asked <= exposed
 
 
+def test_kubernetes_has_the_same_rules() -> None:
+    (rule,) = (one for one in manifests() if one["kind"] == "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+
+
 def test_every_alert_is_told_of_in_the_docs_and_tested() -> None:
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     alerts = [rule for rule in group["rules"] if "alert" in rule]

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.deploy
 
 _TYPES: Final = {
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1",
+    "PrometheusRule": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
     "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
 }
 _COMPILE: Final = (
