@@ -54,7 +54,7 @@ class Serve(Protocol):
 def serve(tiny_checkpoint: Path, tmp_path: Path) -> Serve:
     @contextmanager
     def _serve(**settings: str) -> Iterator[Victim]:
-        wishes = {"max_rows": "16", "worker_silence": "4", "start_silence": "60", **settings}
+        wishes = {"max_rows": "16", **settings}
         extra = {"CHAOS_FAULTS": str(tmp_path), "PYTHONPATH": str(FAULTS)}
         with service_process(
             extra=extra, model=str(tiny_checkpoint), device="cpu", dtype="float32", **wishes

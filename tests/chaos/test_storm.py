@@ -50,7 +50,7 @@ async def test_every_request_is_answered_as_if_nothing_had_happened(
     serve: Serve, storm: Storm, fixed: str
 ) -> None:
     forms = mixed_forms(storm.requests, seed=storm.requests)
-    with serve(fixed_bucket=fixed) as victim:
+    with serve(fixed_bucket=fixed, worker_silence="4") as victim:
         calm = await Crowd(victim.url, forms, AT_ONCE).post_all()
         crowd = Crowd(victim.url, forms, AT_ONCE)
         raging = asyncio.create_task(rage(victim, crowd, storm))
