@@ -1,0 +1,157 @@
+"""A real Ray cluster of one node, and the service on it, through Ray's own commands."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import yaml
+
+from app.api.server import listen
+from tests.deploy.engine import KEY, call
+from tests.deploy.files import DEPLOY
+
+RAY: Final = DEPLOY / "ray"
+BIN: Final = Path(sys.executable).parent
+PATIENCE_SECONDS: Final = 180
+END_SECONDS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica as Ray's dashboard knows it."""
+
+    id: str
+    pid: int
+
+    @property
+    def worker(self) -> int:
+        """The process id of its worker, its only child."""
+        return int(call("pgrep", "--parent", self.pid))
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running cluster whose proxy will listen on ``url``."""
+
+    url: str
+    dashboard: str
+    folder: Path
+
+    def submit(self, name: str, replicas: int | None = None, **environment: str) -> None:
+        """Deploy a file of ``deploy/ray`` with the built-in model, on our port, changed so."""
+        config = yaml.safe_load((RAY / name).read_text())
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        config["http_options"] |= {"host": host, "port": int(port)}
+        (application,) = config["applications"]
+        variables = application["runtime_env"]["env_vars"]
+        variables |= {"VARIATIONS_MODEL": "demo", "OMP_NUM_THREADS": "1"} | environment
+        (deployment,) = application["deployments"]
+        if replicas is not None:
+            deployment["num_replicas"] = replicas
+            # This machine has none; Ray hands out the numbers all the same.
+            deployment["ray_actor_options"]["num_gpus"] = 1
+        file = self.folder / name
+        file.write_text(yaml.safe_dump(config))
+        call(BIN / "serve", "deploy", "--address", self.dashboard, file)
+
+    def deploy(self, replicas: int, **environment: str) -> list[Replica]:
+        """So many replicas on the CPU, all of them ready and no others left."""
+        self.submit("cpu.yaml", replicas, **environment)
+        wait_until(lambda: self._settled(replicas))
+        return self.replicas()
+
+    def replicas(self) -> list[Replica]:
+        """The replicas that take requests."""
+        return [
+            Replica(one["replica_id"], one["pid"])
+            for one in self.deployment().get("replicas", ())
+            if one["state"] == "RUNNING"
+        ]
+
+    def deployment(self) -> dict[str, Any]:
+        """All that Ray knows of the deployment; empty while there is none."""
+        found: dict[str, Any] = self.application().get("deployments", {})
+        return dict(found.get("Variations", {}))
+
+    def application(self) -> dict[str, Any]:
+        """All that Ray knows of the application; empty while there is none."""
+        details = httpx.get(f"{self.dashboard}/api/serve/applications/").json()
+        return dict(details["applications"].get("variations", {}))
+
+    def addresses(self) -> dict[str, str]:
+        """Where the metrics of each replica are, by its id, as Prometheus is told."""
+        groups = httpx.get(f"{self.url}/metrics/replicas").json()
+        return {one["labels"]["replica"]: f"http://{one['targets'][0]}" for one in groups}
+
+    def _settled(self, replicas: int) -> bool:
+        known = self.deployment().get("replicas", ())
+        return (
+            self.application()["status"] == "RUNNING"
+            and len(known) == len(self.replicas()) == replicas
+        )
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster of its own for the length of a ``with`` block, next to whatever else runs."""
+    proxy, gcs, dashboard, client, agent = (free_port() for _ in range(5))
+    # Short: the names of sockets in it may have 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        options = {
+            "port": gcs,
+            "dashboard-port": dashboard,
+            "ray-client-server-port": client,
+            "dashboard-agent-listen-port": agent,
+            "temp-dir": folder,
+            "num-cpus": 8,
+            "num-gpus": 2,
+            "object-store-memory": 100 * 2**20,
+        }
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+        environment = {"PYTHONPATH": str(RAY), "VARIATIONS_API_KEYS": KEY}
+        process = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in options.items())],
+            env=os.environ | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        running = Cluster(
+            f"http://127.0.0.1:{proxy}", f"http://127.0.0.1:{dashboard}", Path(folder)
+        )
+        try:
+            wait_until(lambda: running.application() == {})
+            yield running
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Wait for what only Ray can bring about."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        with suppress(httpx.TransportError, ValueError, KeyError):
+            if happened():
+                return
+        time.sleep(0.2)
+    raise AssertionError("it did not happen")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with listen("127.0.0.1", 0) as listener:
+        port: int = listener.getsockname()[1]
+        return port
