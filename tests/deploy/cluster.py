@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node, and the service on it, through Ray's own commands."""
+"""A real Ray cluster, and the service on it, through Ray's own commands."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -57,7 +57,7 @@ class Cluster:
         (deployment,) = application["deployments"]
         if replicas is not None:
             deployment["num_replicas"] = replicas
-            # This machine has none; Ray hands out the numbers all the same.
+            # There is none, but Ray goes by what it was told: so each node gets one replica.
             deployment["ray_actor_options"]["num_gpus"] = 1
         file = self.folder / name
         file.write_text(yaml.safe_dump(config))
@@ -102,41 +102,59 @@ class Cluster:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A cluster of its own for the length of a ``with`` block, next to whatever else runs."""
-    proxy, gcs, dashboard, client, agent = (free_port() for _ in range(5))
+    """A cluster of its own for the length of a ``with`` block, next to whatever else runs.
+
+    It has two nodes, both on this machine, and each says that it has a GPU.
+    """
+    proxy, gcs, dashboard, client = (free_port() for _ in range(4))
     # Short: the names of sockets in it may have 107 characters at most.
-    with tempfile.TemporaryDirectory(prefix="ray") as folder:
-        options = {
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, ExitStack() as nodes:
+        head = {
             "port": gcs,
             "dashboard-port": dashboard,
             "ray-client-server-port": client,
-            "dashboard-agent-listen-port": agent,
             "temp-dir": folder,
-            "num-cpus": 8,
-            "num-gpus": 2,
-            "object-store-memory": 100 * 2**20,
         }
-        command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
-        environment = {"PYTHONPATH": str(RAY), "VARIATIONS_API_KEYS": KEY}
-        process = subprocess.Popen(
-            [*command, *(f"--{name}={value}" for name, value in options.items())],
-            env=os.environ | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        nodes.enter_context(_node("--head", gpu="0", **head))
         running = Cluster(
             f"http://127.0.0.1:{proxy}", f"http://127.0.0.1:{dashboard}", Path(folder)
         )
-        try:
-            wait_until(lambda: running.application() == {})
-            yield running
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        wait_until(lambda: running.application() == {})
+        nodes.enter_context(_node(f"--address=127.0.0.1:{gcs}", gpu="5"))
+        yield running
+
+
+@contextmanager
+def _node(*options: str, gpu: str, **values: object) -> Iterator[None]:
+    """A node of a cluster, set up as deploy/README.md says."""
+    values |= {
+        "num-cpus": 4,
+        "num-gpus": 1,
+        "object-store-memory": 100 * 2**20,
+        "dashboard-agent-listen-port": free_port(),
+    }
+    environment = {
+        "PYTHONPATH": str(RAY),
+        "VARIATIONS_API_KEYS": KEY,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
+        "CUDA_VISIBLE_DEVICES": gpu,
+    }
+    process = subprocess.Popen(
+        [BIN / "ray", "start", "--block", *options, *(f"--{k}={v}" for k, v in values.items())],
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

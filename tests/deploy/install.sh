@@ -36,6 +36,7 @@ if [ ! -e "$tools/trixie/.done" ]; then
     touch "$tools/trixie/.done"
 fi
 ln -sf "$tools/trixie/usr/bin/kubectl" "$tools/bin/kubectl"
+ln -sf "$tools/trixie/usr/bin/prometheus" "$tools/bin/prometheus"
 ln -sf "$tools/trixie/usr/libexec/docker/cli-plugins/docker-compose" "$tools/bin/docker-compose"
 
 # Stand-ins for images, for where no registry can be reached. Pull the real ones beforehand, and
