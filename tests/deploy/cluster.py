@@ -1,6 +1,7 @@
 """A real Ray cluster, and the service on it, through Ray's own commands."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -45,6 +46,12 @@ class Cluster:
     url: str
     dashboard: str
     folder: Path
+    token: str
+
+    @property
+    def authentication(self) -> dict[str, str]:
+        """The environment in which Ray knows this cluster's token, and takes no other."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def submit(self, name: str, replicas: int | None = None, **environment: str) -> None:
         """Deploy a file of ``deploy/ray`` with the built-in model, on our port, changed so."""
@@ -61,7 +68,8 @@ class Cluster:
             deployment["ray_actor_options"]["num_gpus"] = 1
         file = self.folder / name
         file.write_text(yaml.safe_dump(config))
-        call(BIN / "serve", "deploy", "--address", self.dashboard, file)
+        command = (BIN / "serve", "deploy", "--address", self.dashboard, file)
+        call(*command, **self.authentication)
 
     def deploy(self, replicas: int, **environment: str) -> list[Replica]:
         """So many replicas on the CPU, all of them ready and no others left."""
@@ -84,8 +92,11 @@ class Cluster:
 
     def application(self) -> dict[str, Any]:
         """All that Ray knows of the application; empty while there is none."""
-        details = httpx.get(f"{self.dashboard}/api/serve/applications/").json()
-        return dict(details["applications"].get("variations", {}))
+        details = httpx.get(
+            f"{self.dashboard}/api/serve/applications/",
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+        return dict(details.json()["applications"].get("variations", {}))
 
     def addresses(self) -> dict[str, str]:
         """Where the metrics of each replica are, by its id, as Prometheus is told."""
@@ -115,17 +126,21 @@ def cluster() -> Iterator[Cluster]:
             "ray-client-server-port": client,
             "temp-dir": folder,
         }
-        nodes.enter_context(_node("--head", gpu="0", **head))
         running = Cluster(
-            f"http://127.0.0.1:{proxy}", f"http://127.0.0.1:{dashboard}", Path(folder)
+            url=f"http://127.0.0.1:{proxy}",
+            dashboard=f"http://127.0.0.1:{dashboard}",
+            folder=Path(folder),
+            token=secrets.token_hex(32),
         )
+        environment = running.authentication
+        nodes.enter_context(_node("--head", environment, gpu="0", **head))
         wait_until(lambda: running.application() == {})
-        nodes.enter_context(_node(f"--address=127.0.0.1:{gcs}", gpu="5"))
+        nodes.enter_context(_node(f"--address=127.0.0.1:{gcs}", environment, gpu="5"))
         yield running
 
 
 @contextmanager
-def _node(*options: str, gpu: str, **values: object) -> Iterator[None]:
+def _node(role: str, environment: dict[str, str], gpu: str, **values: object) -> Iterator[None]:
     """A node of a cluster, set up as deploy/README.md says."""
     values |= {
         "num-cpus": 4,
@@ -133,7 +148,7 @@ def _node(*options: str, gpu: str, **values: object) -> Iterator[None]:
         "object-store-memory": 100 * 2**20,
         "dashboard-agent-listen-port": free_port(),
     }
-    environment = {
+    environment = environment | {
         "PYTHONPATH": str(RAY),
         "VARIATIONS_API_KEYS": KEY,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -141,7 +156,7 @@ def _node(*options: str, gpu: str, **values: object) -> Iterator[None]:
         "CUDA_VISIBLE_DEVICES": gpu,
     }
     process = subprocess.Popen(
-        [BIN / "ray", "start", "--block", *options, *(f"--{k}={v}" for k, v in values.items())],
+        [BIN / "ray", "start", "--block", role, *(f"--{k}={v}" for k, v in values.items())],
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -270,7 +270,12 @@ def test_the_proxy_hands_on_what_the_service_says(ray: Cluster) -> None:
             413: client.post("/variations", files={"image": bytes(21 * 2**20)}),
             415: client.post("/variations", json={}),
             422: client.post("/variations", files=picture, data={"n": "99"}),
-            503: client.post("/variations", files=picture, headers={"X-Request-Timeout": "0.01"}),
+            503: client.post(
+                "/variations",
+                files=picture,
+                data={"n": "8", "num_inference_steps": "100"},
+                headers={"X-Request-Timeout": "1"},
+            ),
             429: asyncio.run(_full(ray)),
         }
         named = client.post("/variations", files=picture, headers={"x-request-id": "mine"})
