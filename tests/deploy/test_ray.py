@@ -204,7 +204,9 @@ def test_a_replica_killed_under_load_is_replaced_and_callers_with_retry_see_noth
             "answered": len(patient.answers),
             "posted_again": sum(patient.lost.values()),
             "why": dict(patient.lost),
-            "failures_seen_by_callers_with_retry": 0,
+            "failures_seen_by_callers_with_retry": sum(
+                answer.status_code != 200 for answer in patient.answers
+            ),
             "seconds_until_replaced": round(times[0], 1),
         },
     )
