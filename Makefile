@@ -38,10 +38,13 @@ test-chaos: install
 		$(BIN)/python -m pytest -m chaos --timeout 3600
 	$(BIN)/python -m tests.chaos.report
 
-# Needs Debian 12 and root, for a container engine; what it installs else is in .deploy.
+# Needs Debian 12 and root, for a container engine; what it installs else is in .deploy, and Ray
+# beside the service.
 test-deploy: install
 	nice -n 5 tests/deploy/install.sh .deploy
-	PATH=$(CURDIR)/.deploy/bin:$$PATH nice -n 5 $(BIN)/python -m pytest -m deploy --timeout 3600
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	PATH=$(CURDIR)/.deploy/bin:$$PATH VARIATIONS_FIGURES=$(CURDIR)/benchmarks/results/ray.json \
+		nice -n 5 $(BIN)/python -m pytest -m deploy --timeout 3600
 
 check: install
 	$(BIN)/ruff format --check .

@@ -53,8 +53,10 @@ class Access:
         scope, send = exchange.scope, exchange.send
         try:
             await self.app(scope, receive, send)
-        except asyncio.CancelledError:  # only a stop by force cancels a whole request
-            if exchange.status is not None:
+        except asyncio.CancelledError:
+            # By a stop by force, or by a server whose way it is to say that the client has gone.
+            draining: bool = scope["app"].state.service.draining
+            if exchange.status is not None or not draining:
                 raise
             stopping = NotReady("The service is stopping", retry_after=RETRY_NOT_READY)
             await problems.of_error(scope, stopping)(scope, receive, send)

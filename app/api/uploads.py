@@ -6,7 +6,7 @@ picture reaches the library that decodes it (:mod:`app.api.containers`).
 
 Memory. At the worst, which is WebP, decoding holds 16 bytes for every pixel besides the file and
 two copies of it: libwebp's two canvases, its answer and Pillow's picture, 4 bytes each. JPEG,
-progressive and in four colours, and TIFF, of floats of 64 bits, take 12; the others 7. That is the
+progressive and in four colours, takes 12; TIFF of floats takes 8; the others 7. That is the
 picture as Pillow holds it, at most 4, and the answer, 3: what is done to it is done in strips.
 """
 

@@ -1,12 +1,16 @@
 """A client that goes away takes its request with it."""
 
+import asyncio
 import socket
 import struct
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from app.api.application import create_app
+from app.settings import Settings
 from tests.api.fakes import FakeEngine
 from tests.api.scrape import eventually, value
 
@@ -59,3 +63,24 @@ def test_a_client_that_leaves_during_its_upload_is_counted_and_forgotten(
         assert half.recv(100).startswith(b"HTTP/1.1 100 ")
     eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
     assert not engine.pictures
+
+
+def test_a_server_may_cancel_the_request_of_a_client_that_left(png: bytes) -> None:
+    engine = FakeEngine()
+    engine.hold = True
+    app = create_app(Settings(), engine)
+
+    async def scenario() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            posted = asyncio.create_task(client.post("/variations", files={"image": png}))
+            assert await asyncio.to_thread(engine.began.acquire, timeout=30)
+            posted.cancel()
+            with suppress(asyncio.CancelledError):
+                await posted
+            counted = {"route": "/variations", "status": "499"}
+            registry = app.state.service.metrics.registry
+            assert registry.get_sample_value("variations_requests_total", counted) == 1
+
+    asyncio.run(scenario())
+    assert engine.cancelled.is_set()

@@ -61,6 +61,12 @@ def test_compose_waits_longer_than_the_drain() -> None:
     assert Settings.model_fields["drain_timeout"].default < minutes * 60
 
 
+def test_rays_proxies_wait_longer_than_a_request_may_take() -> None:
+    config = yaml.safe_load((DEPLOY / "ray" / "serve.yaml").read_text())
+    request = Settings.model_fields["request_timeout"].default
+    assert request < config["http_options"]["request_timeout_s"]
+
+
 def test_the_pods_are_what_everything_selects() -> None:
     labels = {"app.kubernetes.io/name": "variations"}
     for manifest in manifests():
