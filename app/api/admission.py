@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from app.api.service import Service, service_of
-from app.engine.forecast import Span
 from app.engine.messages import Stage, StageName
 from app.errors import (
     DeadlineExceeded,
@@ -63,19 +62,21 @@ class Admission:
             seconds[stage.name] += stage.ended - stage.began
         return seconds
 
-    def check_reach(self, foreseen: Span) -> None:
-        """Refuse what is foreseen to be finished too late; seconds count from now."""
+    def check_reach(self, finished: float, takes: float) -> None:
+        """Refuse what will be finished only ``finished`` seconds from now, if that is too late.
+
+        With nothing else to do it would take ``takes`` seconds; if that is too long already, there
+        is no use in coming back.
+        """
         left = self.accepted + self.seconds - time.perf_counter()
-        late = foreseen.finished - left
-        if late <= 0:
+        if finished <= left:
             return
-        takes = foreseen.finished - foreseen.started
         never = takes > self.seconds
         raise DeadlineOutOfReach(
-            f"The pictures would be done in about {foreseen.finished:.1f} s, and {left:.1f} s are "
-            f"left of the {self.seconds:g} s that this request may take"
+            f"The pictures would be done in about {finished:.1f} s, and {left:.1f} s are left of "
+            f"the {self.seconds:g} s that this request may take"
             + (f"; with nothing else to do they take {takes:.1f} s" if never else ""),
-            retry_after=None if never else late,
+            retry_after=None if never else finished - left,
         )
 
 

@@ -124,8 +124,8 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     waiting_since = perf_counter()
     parameters = resolve(form, admission.model)
     fingerprint = await service.in_thread(lambda: fingerprint_of(form.image.file, parameters))
-    foreseen = service.engine.foresee(parameters)
-    admission.check_reach(foreseen)
+    foreseen = service.engine.foresee(parameters).finished
+    admission.check_reach(foreseen, service.engine.takes(parameters))
 
     async def picture() -> Picture:
         nonlocal waiting_since
@@ -142,7 +142,7 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     # In the worker that has done it. One before it may have died, and all that was waiting too.
     admission.stages.append(Stage("queue", waiting_since, done.stages[0].began))
     admission.stages.extend(done.stages)
-    answer = Answer(admission, parameters, form.output_format, done, foreseen.finished)
+    answer = Answer(admission, parameters, form.output_format, done, foreseen)
     response = await service.in_thread(answer.response)
     service.metrics.stages(admission.seconds_by_stage())
     return response

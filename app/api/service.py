@@ -69,6 +69,10 @@ class Engine(Protocol):
         """When a request would start and be finished if it were accepted now, in seconds."""
         ...
 
+    def takes(self, parameters: Parameters) -> float:
+        """Seconds that a request would take with nothing else to do."""
+        ...
+
     def finishes(self) -> Mapping[str, float]:
         """Seconds until every accepted request will be finished, by its id."""
         ...

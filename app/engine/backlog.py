@@ -142,6 +142,11 @@ class Backlog:
         ]
         return foresee(self._line, unencoded, undecoded, self.costs, self._decoded_at_once)
 
+    def takes(self, parameters: Parameters) -> float:
+        """Seconds that a request would take with nothing else to do."""
+        idle, alone = Batcher(self._buckets), [(NEWCOMER, parameters)]
+        return foresee(idle, alone, [], self.costs, self._decoded_at_once)[NEWCOMER].finished
+
     def turn_seconds(self) -> float:
         """Seconds that the worker's present turn should take: an encode, a step, a decode."""
         batch = self._line.next()

@@ -195,6 +195,10 @@ class Supervisor:
         wait = self._restart_seconds()
         return Span(wait + span.started, wait + span.finished)
 
+    def takes(self, parameters: Parameters) -> float:
+        """Seconds that a request would take with nothing else to do."""
+        return self._backlog.takes(parameters)
+
     def finishes(self) -> dict[str, float]:
         """Seconds until every accepted request will be finished, by its id."""
         wait = self._restart_seconds()

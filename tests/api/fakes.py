@@ -80,6 +80,9 @@ class FakeEngine:
     def foresee(self, parameters: Parameters) -> Span:
         return self.foreseen
 
+    def takes(self, parameters: Parameters) -> float:
+        return self.foreseen.finished - self.foreseen.started
+
     def finishes(self) -> dict[str, float]:
         return self.ends
 

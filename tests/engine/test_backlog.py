@@ -97,6 +97,14 @@ def test_a_turn_has_a_decode_as_long_as_anything_is_to_be_decoded(backlog: Backl
     assert backlog.turn_seconds() == pytest.approx(0.5 + 2 * 0.5)
 
 
+def test_what_a_request_takes_alone_knows_nothing_of_the_line(backlog: Backlog) -> None:
+    alone = backlog.takes(PARAMETERS)
+    steps = PARAMETERS.calls * (0.1 if PARAMETERS.rows * PARAMETERS.n <= 2 else 0.2)
+    assert alone == pytest.approx(0.5 + steps + PARAMETERS.n * 0.5)
+    encode(backlog, "abcd")
+    assert backlog.takes(PARAMETERS) == alone
+
+
 def test_costs_are_learned_apart(backlog: Backlog) -> None:
     backlog.costs.learn_decode(DecodedSome(2, (64, 64), 3.0))
     backlog.costs.learn_decode(DecodedSome(1, (128, 64), 2.0))
