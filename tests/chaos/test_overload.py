@@ -18,7 +18,7 @@ from tests.chaos.load import Form, post
 
 pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-FORM = {"scheduler": "ddim", "num_inference_steps": "100", "n": "4", "seed": "1"}
+FORM = {"scheduler": "ddim", "num_inference_steps": "12", "n": "2", "seed": "1"}
 DEADLINE = 20.0
 QUEUE = 16
 SETTLING = 10.0
