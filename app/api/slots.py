@@ -13,7 +13,7 @@ UNKNOWN_SECONDS = 1.0
 HELD_SECONDS = 1.5
 """A promised place is kept so long past its time: ``Retry-After`` is in whole seconds."""
 
-BAND_SECONDS, BAND_SHARE = 1.0, 0.25
+BAND_SECONDS, BAND_SHARE = 0.7, 0.2
 """How far past the first place to be free callers are spread, so that they do not collide."""
 
 _AFTERWARDS = 0.02
