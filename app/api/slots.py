@@ -13,11 +13,12 @@ UNKNOWN_SECONDS = 1.0
 HELD_SECONDS = 1.5
 """A promised place is kept so long past its time: ``Retry-After`` is in whole seconds."""
 
-BAND_SECONDS, BAND_SHARE = 0.7, 0.2
+BAND_SECONDS, BAND_SHARE = 0.6, 0.2
 """How far past the first place to be free callers are spread, so that they do not collide."""
 
-_AFTERWARDS = 0.02
-"""Seconds from a request's last picture to its place being free."""
+AFTERWARDS_SECONDS = 0.2
+"""Seconds from a request's last picture to its place being free, and some for being wrong: who comes
+back too late still finds the place that is kept, who comes too early finds none."""
 
 Finishes = Callable[[], Mapping[str, float]]
 """Seconds until each accepted request will be finished, by its id."""
@@ -69,7 +70,7 @@ class Slots:
         raise QuotaExceeded(
             f"This API key has {self._quota} requests under way, as many as it may; "
             "ask again when one is done",
-            retry_after=min(ends, default=UNKNOWN_SECONDS) + _AFTERWARDS,
+            retry_after=min(ends, default=UNKNOWN_SECONDS) + AFTERWARDS_SECONDS,
         )
 
     def _check_room(self) -> None:
@@ -88,7 +89,7 @@ class Slots:
 
     def _promise(self, now: float, free: int) -> float:
         """When the next place that is not promised yet will be free, or about then."""
-        ends = sorted(now + end + _AFTERWARDS for end in self._finishes().values())
+        ends = sorted(now + end + AFTERWARDS_SECONDS for end in self._finishes().values())
         ends = [now] * free + (ends or [now + UNKNOWN_SECONDS])
         first = ends[0] - now
         latest = now + max(first * (1 + BAND_SHARE), first + BAND_SECONDS)

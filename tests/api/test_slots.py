@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.api.slots import BAND_SECONDS, HELD_SECONDS, UNKNOWN_SECONDS, Slots
+from app.api.slots import AFTERWARDS_SECONDS, BAND_SECONDS, HELD_SECONDS, UNKNOWN_SECONDS, Slots
 from app.errors import QueueFull, QuotaExceeded, Refused
 
 
@@ -54,18 +54,20 @@ def test_places_are_bounded_and_come_back() -> None:
 
 
 def test_who_is_refused_is_told_when_the_first_place_will_be_free() -> None:
-    assert full().refused() == pytest.approx(0.32)
+    assert full().refused() == pytest.approx(0.3 + AFTERWARDS_SECONDS)
 
 
 def test_two_that_are_refused_are_told_different_places() -> None:
     door = full()
-    assert [door.refused() for _ in range(2)] == pytest.approx([0.32, 0.62])
+    assert [door.refused() for _ in range(2)] == pytest.approx(
+        [0.3 + AFTERWARDS_SECONDS, 0.6 + AFTERWARDS_SECONDS]
+    )
 
 
 def test_nobody_is_told_a_time_long_after_the_first_place_is_free() -> None:
     door = full()
     times = [door.refused() for _ in range(20)]
-    assert max(times) == pytest.approx(0.32 + BAND_SECONDS)
+    assert max(times) == pytest.approx(0.3 + AFTERWARDS_SECONDS + BAND_SECONDS)
 
 
 def test_a_promised_place_is_kept_from_newcomers() -> None:
@@ -119,7 +121,7 @@ def test_a_key_over_its_quota_is_told_when_its_own_first_is_done() -> None:
     door.enter("c", "ours", end=3.0)
     with pytest.raises(QuotaExceeded, match="2 requests under way"):
         door.enter("d", "ours")
-    assert door.refused(caller="ours") == pytest.approx(3.02)
+    assert door.refused(caller="ours") == pytest.approx(3.0 + AFTERWARDS_SECONDS)
     door.enter("e", "theirs")
     door.leave("b")
     door.enter("f", "ours")
