@@ -17,8 +17,8 @@ BAND_SECONDS, BAND_SHARE = 0.6, 0.2
 """How far past the first place to be free callers are spread, so that they do not collide."""
 
 AFTERWARDS_SECONDS = 0.2
-"""Seconds from a request's last picture to its place being free, and some for being wrong: who comes
-back too late still finds the place that is kept, who comes too early finds none."""
+"""Seconds from a request's last picture to its place being free, and some for being wrong: who
+comes back too late still finds the place that is kept, who comes too early finds none."""
 
 Finishes = Callable[[], Mapping[str, float]]
 """Seconds until each accepted request will be finished, by its id."""
