@@ -162,7 +162,7 @@ def told_right(moment: float, told: float, finished: list[float]) -> bool | None
     return None if room is None else abs(told - room) <= max(0.25 * room, 1.0)
 
 
-@pytest.mark.parametrize("retrying", [0.5, 1.0])
+@pytest.mark.parametrize("retrying", [0.25, 0.5, 1.0])
 async def test_a_fifth_too_much(serve: Serve, retrying: float) -> None:
     with serve(max_queue=str(QUEUE)) as victim:
         async with pinned(victim) as client:
@@ -179,8 +179,8 @@ async def test_a_fifth_too_much(serve: Serve, retrying: float) -> None:
             "admitted_then": round(admitted, 3),
         },
     )
-    # Where everybody comes back, more ask than can be served, whatever they are told.
-    assert retrying > 0.5 or admitted >= 0.9
+    # The more come back, the more ask in all than can be served, whatever they are told.
+    assert retrying > 0.25 or admitted >= 0.9
 
 
 async def test_a_quarter_of_an_hour_leaves_nothing_behind(serve: Serve) -> None:
