@@ -26,8 +26,9 @@ $(STAMP): $(RUNTIME)
 run: $(RUNTIME)
 	$(BIN)/python -m app serve
 
+# A file's tests share their services, so they stay together.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	nice -n 5 $(BIN)/python -m pytest -m slow --timeout 3600
