@@ -128,7 +128,7 @@ def test_the_largest_pictures_hold_no_more_bytes_a_pixel_than_it_says(
 ) -> None:
     peak = assert_bounded(name, LARGEST, small, tmp_path)
     pixels = LARGEST[0] * LARGEST[1]
-    record(f"decoding {name}", {"megapixels": pixels / 1e6, "bytes_per_pixel": peak / pixels})
+    record(f"decoding: {name}", {"megapixels": pixels / 1e6, "bytes_per_pixel": peak / pixels})
 
 
 def assert_bounded(name: str, size: tuple[int, int], small: Path, folder: Path) -> int:

@@ -1,5 +1,8 @@
 """A real service, `python -m app serve`, whose worker can be made to stumble."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -42,6 +45,34 @@ class Victim:
         """Workers that ended, by cause."""
         causes = ("signal", "silence", "exit")
         return {cause: int(self.count("worker_restarts_total", cause=cause)) for cause in causes}
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """The API process and its worker."""
+        assert self.service.worker_pid is not None
+        return self.service.process.pid, self.service.worker_pid
+
+    def resident(self) -> int:
+        """Bytes of both processes in memory."""
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self.pids]
+        return sum(1024 * int(one.split("VmRSS:")[1].split()[0]) for one in statuses)
+
+    def descriptors(self) -> int:
+        """Open files of both processes."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids)
+
+    def futures_and_samples(self) -> tuple[int, int]:
+        """How many of each both processes hold."""
+        futures = samples = 0
+        for pid in self.pids:
+            file = self.folder / f"census-{pid}"
+            os.kill(pid, signal.SIGUSR2)
+            while not file.exists():  # the process's main thread gets to it between two calls
+                time.sleep(0.01)
+            counted = file.read_text().split()
+            file.unlink()
+            futures, samples = futures + int(counted[0]), samples + int(counted[1])
+        return futures, samples
 
 
 class Serve(Protocol):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -15,4 +17,15 @@ def record(name: str, values: dict[str, object]) -> None:
         return
     path = Path(place)
     figures = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(figures | {name: values}, indent=2, sort_keys=True) + "\n")
+    figures |= {name: values, "measured on": machine()}
+    path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+
+
+def machine() -> dict[str, object]:
+    """What the last of the figures was measured on."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }

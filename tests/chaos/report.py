@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "results" / "reliability.json"
@@ -10,14 +11,36 @@ BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->\n"
 
 
 def tables() -> str:
-    """One small table for each test that recorded something."""
-    parts = []
+    """One table for each thing that was tried; ``tried: so`` and ``tried: thus`` share one."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name, values in sorted(json.loads(FIGURES.read_text()).items()):
-        rows = [f"| {key.replace('_', ' ')} | {value} |" for key, value in values.items()]
-        parts.append(
-            "\n".join([f"### {name[0].upper()}{name[1:]}", "", "| | |", "|---|---|", *rows])
-        )
+        group, _, case = name.partition(": ")
+        groups.setdefault(group, {})[case] = values
+    parts = [f"### {name[0].upper()}{name[1:]}\n\n{table(cases)}" for name, cases in groups.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def table(cases: dict[str, dict[str, Any]]) -> str:
+    """The cases beside one another, or below where they are many."""
+    keys = next(iter(cases.values()))
+    rows = [
+        [key.replace("_", " "), *(said(one.get(key)) for one in cases.values())] for key in keys
+    ]
+    rows.insert(0, ["", *cases])
+    if len(cases) > len(keys):
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def said(value: Any) -> str:
+    """One figure as people write it."""
+    match value:
+        case float():
+            return f"{value:.4g}" if value < 100 else f"{value:.0f}"
+        case dict():
+            return ", ".join(f"{key}: {one}" for key, one in value.items())
+    return str(value)
 
 
 def written(page: str) -> str:

@@ -117,15 +117,6 @@ async def open_loop(
     await asyncio.gather(*tasks)
 
 
-def resident(victim: Victim) -> int:
-    """Bytes of both processes in memory."""
-    total = 0
-    for pid in (victim.service.process.pid, victim.service.worker_pid):
-        status = Path(f"/proc/{pid}/status").read_text()
-        total += 1024 * int(status.split("VmRSS:")[1].split()[0])
-    return total
-
-
 async def test_ten_times_too_much_for_a_minute(serve: Serve) -> None:
     with serve(max_queue=str(QUEUE)) as victim:
         async with pinned(victim) as client:
@@ -133,9 +124,9 @@ async def test_ten_times_too_much_for_a_minute(serve: Serve) -> None:
             tally = Tally()
             storm = asyncio.create_task(open_loop(client, 10 * able, 60, tally, retrying=0))
             await asyncio.sleep(SETTLING)
-            early = resident(victim)
+            early = victim.resident()
             await storm
-            late = resident(victim)
+            late = victim.resident()
     done = rate(tally.finished)
     all_told = [told_right(moment, told, tally.finished) for moment, told in tally.refused]
     right = [one for one in all_told if one is not None]
@@ -171,7 +162,7 @@ async def test_a_fifth_too_much(serve: Serve, retrying: float) -> None:
             await open_loop(client, 1.2 * able, 180, tally, retrying)
     admitted = sum(status == 200 for status in tally.retried) / max(1, len(tally.retried))
     record(
-        f"a fifth too much, {retrying:.0%} of the refused try again",
+        f"a fifth too much: {retrying * 4:.0f} in 4 try again",
         {
             "capacity_requests_per_second": round(able, 2),
             "refused_at_first": len(tally.refused),
@@ -205,7 +196,7 @@ async def test_a_quarter_of_an_hour_leaves_nothing_behind(serve: Serve) -> None:
             async def watch() -> None:
                 while time.monotonic() < end:
                     await asyncio.sleep(min(60.0, seconds / 15))
-                    sizes.append(resident(victim))
+                    sizes.append(victim.resident())
 
             await asyncio.gather(watch(), *(one_client(number) for number in range(6)))
             assert victim.count("worker_up") == 1

@@ -18,7 +18,7 @@ ROOT = HERE.parents[1]
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_every_answer_is_as_documented_and_none_is_a_server_error(serve: Serve) -> None:
-    examples = os.environ.get("CHAOS_SCHEMA_EXAMPLES", "1500")
+    examples = os.environ.get("CHAOS_SCHEMA_EXAMPLES", "4000")
     with serve() as victim:
         worker = victim.service.worker_pid
         command = [str(Path(sys.executable).with_name("st"))]

@@ -1,17 +1,37 @@
 """Misfortunes raised inside the real worker, on demand; Python imports this when it starts.
 
-Only a worker whose ``CHAOS_FAULTS`` names a folder is touched. A file ``encode``, ``step`` or
-``decode`` in it makes the next such call raise what the file says, once: ``memory`` or ``error``.
-A request with seed :data:`POISON` ends the worker in its second step, whenever it runs.
+Only where ``CHAOS_FAULTS`` names a folder is anything touched. Both processes count what they hold
+when they get a SIGUSR2, into a file ``census-<pid>`` there. In the worker a file ``encode``,
+``step`` or ``decode`` makes the next such call raise what the file says, once: ``memory`` or
+``error``. A request with seed :data:`POISON` ends the worker in its second step, whenever it runs.
 """
 
+import asyncio
+import gc
 import os
+import signal
 import sys
+from concurrent.futures import Future
+from pathlib import Path
 
 POISON = 666
 
+
+def census(*_: object) -> None:
+    """Write how many futures, tasks and samples this process holds, garbage left out."""
+    gc.collect()
+    samples = getattr(sys.modules.get("app.pipeline.samples"), "Sample", ())
+    futures = sum(isinstance(one, asyncio.Future | Future) for one in gc.get_objects())
+    file = Path(os.environ["CHAOS_FAULTS"], f"census-{os.getpid()}")
+    half = file.with_suffix(".half")
+    half.write_text(f"{futures} {sum(isinstance(one, samples) for one in gc.get_objects())}")
+    half.rename(file)
+
+
+if "CHAOS_FAULTS" in os.environ:
+    signal.signal(signal.SIGUSR2, census)
+
 if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
-    from pathlib import Path
     from typing import Any
     from weakref import WeakSet
 
