@@ -10,7 +10,7 @@ from app.engine.batcher import Batch, Batcher, Ticket
 from app.engine.costs import Costs
 from app.engine.forecast import Span, foresee, tickets
 from app.engine.job import Job
-from app.engine.messages import Encoded, Ready, Stats
+from app.engine.messages import DecodedSome, Encoded, Ready, Stats
 from app.parameters import Parameters
 
 NEWCOMER = ""
@@ -20,16 +20,23 @@ NEWCOMER = ""
 class Backlog:
     """Jobs in the order of their acceptance. Ordinary code without clock, process or event loop.
 
-    One worker after the other works on it: :meth:`worker_ready`, then :meth:`due`,
-    :meth:`encoded`, :meth:`stepped` and :meth:`remove` as it gets on, then :meth:`worker_lost`.
+    One worker after the other works on it: :meth:`worker_ready`, then :meth:`due`, :meth:`submit`,
+    :meth:`encoded`, :meth:`stepped`, :meth:`decoded` and :meth:`remove` as it gets on, then
+    :meth:`worker_lost`. Of a job that nobody waits for any more the worker has to be told:
+    :meth:`leave`, and it is done with it only at :meth:`dropped`.
     """
 
     def __init__(self) -> None:
         self.costs = Costs()
+        self.quickest = Costs()
+        """The lowest that each cost has been."""
         self._jobs: dict[str, Job] = {}
         self._buckets: tuple[int, ...] = (1,)
         self._line = Batcher(self._buckets)
         self._decoded_at_once = 1
+        self._leaving: dict[str, Job] = {}
+        self._were_running: set[str] = set()
+        self._left = self._dropped = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -48,14 +55,19 @@ class Backlog:
         self._jobs[job.request_id] = job
 
     def remove(self, job: Job) -> None:
-        """It is answered, or nobody waits for it any more."""
+        """It is answered, or nobody waits for it any more and the worker does not have it."""
         del self._jobs[job.request_id]
         self._line.cancel(job.request_id)
 
     @property
     def submitted(self) -> int:
-        """Requests that the worker has."""
+        """Requests that the worker has and somebody waits for."""
         return sum(job.submitted and not job.answered for job in self._jobs.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something, if only what it has not dropped yet."""
+        return bool(self._leaving) or self.submitted > 0
 
     # One worker's life
 
@@ -65,6 +77,7 @@ class Backlog:
         self._line = Batcher(self._buckets)
         self._decoded_at_once = ready.decoded_at_once
         self.costs.measured(ready)
+        self.quickest.measured(ready)
 
     def due(self) -> list[Job]:
         """The jobs to submit now.
@@ -72,22 +85,47 @@ class Backlog:
         Those whose picture is there, in order; but a suspect gets the worker to itself, and while
         there are suspects everybody else waits for them.
         """
-        suspects = [job for job in self._waiting() if job.suspect]
+        ready = [job for job in self._waiting() if job.source is not None]
+        suspects = [job for job in ready if job.suspect]
         if suspects:
-            return [] if self.submitted else suspects[:1]
-        return [job for job in self._waiting() if job.source is not None and not job.submitted]
+            return [] if self.busy else suspects[:1]
+        return [job for job in ready if not job.submitted]
+
+    def submit(self, job: Job) -> None:
+        """The worker is sent it."""
+        job.submitted = True
+        job.behind = self._left
+
+    def leave(self, job: Job) -> None:
+        """Nobody waits for it any more, and the worker, which has it, is told to drop it.
+
+        Until it has, it may still be running, and what happens to the worker may be its doing.
+        """
+        if job in self.running():
+            self._were_running.add(job.request_id)
+        self.remove(job)
+        self._leaving[job.request_id] = job
+        self._left += 1
+
+    def dropped(self, request_id: str) -> None:
+        """The worker has dropped a job that nobody waited for."""
+        self._leaving.pop(request_id, None)
+        self._were_running.discard(request_id)
+        self._dropped += 1
 
     def encoded(self, job: Job, encoded: Encoded) -> None:
         """The worker has its embedding, and its samples join the line."""
         job.embed(encoded.embedding)
         if encoded.seconds is not None:
             self.costs.learn_encode(encoded.seconds)
+            self.quickest.lower_to(self.costs)
         for ticket in tickets(job.request_id, job.parameters):
             self._line.add(ticket)
 
     def stepped(self, stats: Stats) -> None:
         """The worker has taken a step."""
         self.costs.learn(stats)
+        self.quickest.lower_to(self.costs)
         self._line.limit(stats.cap)
         taken = tuple(
             Ticket(name, index, job.parameters.size, job.parameters.rows, job.parameters.calls)
@@ -96,26 +134,39 @@ class Backlog:
         )
         self._line.advance(Batch(taken, stats.size, stats.rows, stats.bucket, stats.waiting_rows))
 
+    def decoded(self, message: DecodedSome) -> None:
+        """The worker has decoded some pictures."""
+        self.costs.learn_decode(message)
+        self.quickest.lower_to(self.costs)
+
     def running(self) -> list[Job]:
         """Whose work the worker has in hand, by all that is known.
 
         Those in the step that is due, those with all their steps done, which it decodes, and the
-        next in line to be encoded.
+        next in line to be encoded. That one it cannot have begun if it was sent after the
+        cancellation of one that is not dropped yet: it reads what it is sent in order.
         """
         stepping = {ticket.request_id for ticket in self._line.running()}
         waiting = {ticket.request_id for ticket in self._line} - stepping
-        submitted = [job for job in self._waiting() if job.submitted]
-        joined = [job for job in submitted if job.joined and job.request_id not in waiting]
-        return joined + [job for job in submitted if not job.joined][:1]
+        there = [job for job in self._jobs.values() if job.on_the_worker]
+        joined = [job for job in there if job.joined and job.request_id not in waiting]
+        begun = [job for job in there if not job.joined and job.behind <= self._dropped]
+        return joined + begun[:1]
 
     def worker_lost(self) -> list[Job]:
-        """The worker has died, and every job is to be submitted again; who was running."""
-        running = self.running()
+        """The worker has died, and every job is to be submitted again; who was running.
+
+        Among them are those that nobody waits for any more.
+        """
+        running = self.running() + [self._leaving[name] for name in self._were_running]
         for job in running:
             job.deaths += 1
         for job in self._jobs.values():
             job.submitted = job.joined = False
         self._line = Batcher(self._buckets)
+        self._leaving.clear()
+        self._were_running.clear()
+        self._left = self._dropped = 0
         return running
 
     def _waiting(self) -> list[Job]:
@@ -143,9 +194,9 @@ class Backlog:
         return foresee(self._line, unencoded, undecoded, self.costs, self._decoded_at_once)
 
     def takes(self, parameters: Parameters) -> float:
-        """Seconds that a request would take with nothing else to do."""
+        """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
         idle, alone = Batcher(self._buckets), [(NEWCOMER, parameters)]
-        return foresee(idle, alone, [], self.costs, self._decoded_at_once)[NEWCOMER].finished
+        return foresee(idle, alone, [], self.quickest, self._decoded_at_once)[NEWCOMER].finished
 
     def turn_seconds(self) -> float:
         """Seconds that the worker's present turn should take: an encode, a step, a decode."""

@@ -62,7 +62,8 @@ class Channel(Generic[Sent, Received]):
         with self._closing:
             self.hang_up()
             for thread in self._threads:
-                thread.join()
+                if thread.ident is not None:  # or it was never started, for lack of anything
+                    thread.join()
             self._connection.close()
 
     def _read(self) -> None:

@@ -42,6 +42,15 @@ class Costs:
         each = decoded.seconds / decoded.pictures
         self._decodes[decoded.size] = _moved(self.decode(decoded.size), each)
 
+    def lower_to(self, other: "Costs") -> None:
+        """Take over each cost of ``other`` that is lower, or not known here."""
+        self.encode = min(self.encode or other.encode, other.encode)
+        for size, steps in other._steps.items():
+            mine = self._steps.setdefault(size, {})
+            mine.update({b: min(mine.get(b, seconds), seconds) for b, seconds in steps.items()})
+        for size, seconds in other._decodes.items():
+            self._decodes[size] = min(self._decodes.get(size, seconds), seconds)
+
     def step(self, size: Size, bucket: int) -> float:
         """Seconds of a step of ``bucket`` rows; 0 before anything is known."""
         if self._steps.get(size):

@@ -20,9 +20,10 @@ class Job:
     until the picture is there. ``fingerprint`` is alike for requests that are alike.
 
     ``accepted`` is when, by ``monotonic``; ``started``, whether it has taken a step in any worker.
-    ``deaths`` counts the workers that ended while it was running; ``submitted`` says whether the
-    present worker has it, ``joined`` whether its samples have joined the line there. ``moved_on``
-    is set once the pixels are not needed any more.
+    ``deaths`` counts the workers that ended while it, or its like before it, was running;
+    ``submitted`` says whether the present worker has it, ``joined`` whether its samples have joined
+    the line there. ``behind`` is how many cancellations that worker was sent before it.
+    ``moved_on`` is set once the pixels are not needed any more.
     """
 
     request_id: str
@@ -35,12 +36,18 @@ class Job:
     deaths: int = 0
     submitted: bool = False
     joined: bool = False
+    behind: int = 0
     moved_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def answered(self) -> bool:
         """Its caller has an answer, or has gone."""
         return self.answer.done()
+
+    @property
+    def on_the_worker(self) -> bool:
+        """The worker has it and has not answered, though its caller may have gone."""
+        return self.submitted and (self.answer.cancelled() or not self.answer.done())
 
     @property
     def suspect(self) -> bool:

@@ -4,7 +4,7 @@ To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
 From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
 request either :class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every
 step, :class:`DecodedSome` after every decode, :class:`RanOut` where memory did, and
-:class:`DeviceUse` now and then. A cancelled request is not answered.
+:class:`DeviceUse` now and then. A cancelled request is not answered, but :class:`Dropped`.
 """
 
 from dataclasses import dataclass, field
@@ -120,6 +120,13 @@ class DecodedSome:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A cancelled request is out of the worker's hands: no work under way is for it any more."""
+
+    request_id: str
+
+
 WorkStage = Literal["encode", "step", "decode"]
 
 
@@ -229,5 +236,6 @@ FromWorker = (
     | RanOut
     | Done
     | Failed
+    | Dropped
     | DeviceUse
 )

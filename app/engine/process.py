@@ -47,7 +47,11 @@ class WorkerProcess:
         return self._process.pid if self._process else None
 
     def launch(self, start: Start) -> None:
-        """Start the process and tell it what to load. Raises :class:`OSError` if none starts."""
+        """Start the process and tell it what to load.
+
+        Raises :class:`OSError` or :class:`RuntimeError` if it, or a thread to talk to it, cannot
+        be started.
+        """
         ours, theirs = Pipe(duplex=True)
         with theirs, _ending_signals_blocked():
             command = [sys.executable, "-m", "app.worker", str(theirs.fileno())]
@@ -76,6 +80,10 @@ class WorkerProcess:
     def kill_for_silence(self) -> None:
         """End the process by force, because it says nothing any more."""
         self._silent = True
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process by force."""
         if self._process:
             self._process.kill()
         self.hang_up()  # a process that a driver holds fast would not end its pipe

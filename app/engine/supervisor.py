@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -17,6 +17,7 @@ from app.engine.messages import (
     DecodedSome,
     DeviceUse,
     Done,
+    Dropped,
     Encoded,
     Failed,
     Failure,
@@ -192,26 +193,32 @@ class Supervisor:
     def foresee(self, parameters: Parameters) -> Span:
         """When a request would start and be finished if it were accepted now, in seconds."""
         span = self._backlog.foresee(parameters)[NEWCOMER]
-        wait = self._restart_seconds()
+        wait = self.restart_seconds()
         return Span(wait + span.started, wait + span.finished)
 
     def takes(self, parameters: Parameters) -> float:
-        """Seconds that a request would take with nothing else to do."""
+        """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
         return self._backlog.takes(parameters)
 
     def finishes(self) -> dict[str, float]:
         """Seconds until every accepted request will be finished, by its id."""
-        wait = self._restart_seconds()
+        wait = self.restart_seconds()
         return {name: wait + span.finished for name, span in self._backlog.foresee().items()}
 
-    def ready_in(self) -> float:
-        """Seconds until there should be a worker; a guess where there has been none yet."""
+    def ready_in(self) -> float | None:
+        """Seconds until there should be a worker; a guess where there has been none yet.
+
+        ``None`` where there will be none.
+        """
         if self.state.phase == "ready":
             return 0.0
+        if self.state.phase == "failed":
+            return None
         known = self._start_seconds is not None and self._failed_starts == 0
-        return max(1.0, self._restart_seconds()) if known else RETRY_AFTER
+        return max(1.0, self.restart_seconds()) if known else RETRY_AFTER
 
-    def _restart_seconds(self) -> float:
+    def restart_seconds(self) -> float:
+        """Seconds until a worker that is being replaced should be there again; 0 if one is."""
         if self.state.phase == "ready" or self._start_seconds is None:
             return 0.0
         return max(0.0, self._launched_at + self._start_seconds - monotonic())
@@ -225,8 +232,10 @@ class Supervisor:
         self._refuse_quarantined(fingerprint)
         answer = asyncio.get_running_loop().create_future()
         job = Job(request_id, parameters, fingerprint, answer, accepted=monotonic())
+        job.deaths = self._quarantine.deaths(fingerprint)
         self._backlog.add(job)
         self._count_pending()
+        self._suspect([job])
         return job
 
     def _refuse_quarantined(self, fingerprint: bytes) -> None:
@@ -251,17 +260,19 @@ class Supervisor:
         """Submit to the worker what it should have now."""
         if self.state.phase != "ready" or self._worker is None:
             return
-        if not self._backlog.submitted:
+        if not self._backlog.busy:
             self._watchdog.heard()
         for job in self._backlog.due():
-            job.submitted = True
+            self._backlog.submit(job)
             self._worker.send(job.submit())
 
     def _release(self, job: Job) -> None:
-        self._backlog.remove(job)
-        self._count_pending()
         if job.abandon() and job.submitted and self._worker:
+            self._backlog.leave(job)
             self._cancel(self._worker, job.request_id)
+        else:
+            self._backlog.remove(job)
+        self._count_pending()
         self._feed()
 
     def _cancel(self, worker: WorkerProcess, request_id: str) -> None:
@@ -275,7 +286,13 @@ class Supervisor:
     async def _live(self) -> None:
         """One worker after the other, until one says that there is no use."""
         while True:
-            ending = await self._live_once()
+            try:
+                ending = await self._live_once()
+            except Exception as error:  # no file, thread or memory to be had: it need not stay so
+                logger.exception("The worker could not be looked after")
+                ending = Ending("launch", f"could not be started: {error}")
+                self._lose_worker()
+                await self._let_go()
             if self.state.phase == "failed":
                 return
             self._metrics.restarted(ending.cause)
@@ -297,11 +314,7 @@ class Supervisor:
         self._launched_at = monotonic()
         self._complaint = None
         self._watchdog.heard()
-        try:
-            worker.launch(self._start)
-        except OSError as error:
-            self._lose_worker()
-            return Ending("launch", f"could not be started: {error.strerror}")
+        worker.launch(self._start)
         watch = asyncio.create_task(self._watch(worker))
         try:
             await worker.ended.wait()
@@ -312,6 +325,13 @@ class Supervisor:
         if self._complaint is None:
             return ending
         return replace(ending, words=f"could not start: {self._complaint}")
+
+    async def _let_go(self) -> None:
+        """Of a worker that is half started, or cannot be ended as it should be."""
+        if self._worker:
+            self._worker.kill()
+            with suppress(Exception):
+                await self._worker.close(GOODBYE_SECONDS)
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Kill the worker if it goes silent over its work."""
@@ -326,7 +346,7 @@ class Supervisor:
 
     def _patience_left(self) -> float:
         if self.state.phase == "ready":
-            if not self._backlog.submitted:
+            if not self._backlog.busy:
                 self._watchdog.heard()
             return self._watchdog.left(self._backlog.turn_seconds())
         return self._watchdog.left(None)
@@ -350,18 +370,21 @@ class Supervisor:
         """Find the suspects among those that were running, and convict who was alone."""
         lost = self._backlog.submitted
         running = self._backlog.worker_lost()
-        self._metrics.replayed(lost - sum(job.convicted for job in running))
+        self._metrics.replayed(lost - sum(job.convicted and not job.answered for job in running))
         for job in running:
+            self._quarantine.died(job.fingerprint, job.deaths)
             if job.convicted:
-                self._quarantine.add(job.fingerprint)
                 self._metrics.convicted()
                 words, name = "Request %s ends workers; it is not run again", job.request_id
                 logger.error(words, name, extra={"request_id": name})
                 self._fail(job, WorkerKilled(_CONVICTION))
-        suspects = [job for job in running if job.suspect and not job.convicted]
+        self._suspect([job for job in running if not job.convicted and not job.answered])
+
+    def _suspect(self, jobs: Iterable[Job]) -> None:
+        suspects = [job.request_id for job in jobs if job.suspect]
         self._metrics.suspected(len(suspects))
         if suspects:
-            names = ", ".join(job.request_id for job in suspects)
+            names = ", ".join(suspects)
             logger.warning("Running in two deaths of a worker, so now alone: %s", names)
 
     def _delay(self) -> float:
@@ -403,10 +426,13 @@ class Supervisor:
             case Stats():
                 self._count(message)
             case DecodedSome():
-                self._backlog.costs.learn_decode(message)
+                self._backlog.decoded(message)
                 self._metrics.stalled("decode", message.seconds)
             case RanOut(stage):
                 self._metrics.ran_out(stage)
+            case Dropped(request_id):
+                self._backlog.dropped(request_id)
+                self._feed()
             case Encoded() | Done() | Failed():
                 self._answer(message)
 
@@ -465,6 +491,7 @@ class Supervisor:
 
     def _finish(self, job: Job, done: Done) -> None:
         self._idle_lives = 0
+        self._quarantine.forgive(job.fingerprint)
         if job.answered:
             return
         job.finish(done)

@@ -17,6 +17,7 @@ from app.engine.ceiling import Ceiling
 from app.engine.messages import (
     Cancel,
     DecodedSome,
+    Dropped,
     Embedding,
     Encoded,
     Failed,
@@ -127,6 +128,9 @@ class Worker:
                 self._unencoded.append(message)
             case Cancel(request_id):
                 self._drop(request_id)
+                if self._in_flight(request_id):
+                    self._land_all()  # or it might end this process after it is said to be gone
+                self._send(Dropped(request_id))
             case _:
                 logger.error("Not a message for now: %r", type(message))
 
@@ -136,6 +140,10 @@ class Worker:
         self._batcher.cancel(request_id)
         self._unencoded = deque(s for s in self._unencoded if s.request_id != request_id)
         self._undecoded = deque(t for t in self._undecoded if t.request_id != request_id)
+
+    def _in_flight(self, request_id: str) -> bool:
+        tickets = (ticket for flight in self._flights for ticket in flight.batch.tickets)
+        return any(ticket.request_id == request_id for ticket in tickets)
 
     def _fail(self, request_id: str, message: str, kind: Failure = "failed") -> None:
         self._drop(request_id)

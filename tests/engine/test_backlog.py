@@ -46,7 +46,7 @@ def names(jobs: list[Job]) -> str:
 def submit_due(backlog: Backlog) -> str:
     due = backlog.due()
     for job in due:
-        job.submitted = True
+        backlog.submit(job)
     return names(due)
 
 
@@ -143,6 +143,81 @@ def test_only_the_suspect_that_was_alone_is_convicted(backlog: Backlog) -> None:
     assert [job.request_id for job in backlog if job.convicted] == ["a"]
 
 
+def test_a_suspect_whose_picture_is_still_read_keeps_nobody_waiting(backlog: Backlog) -> None:
+    first = backlog.get("a")
+    assert first is not None
+    first.deaths, first.source = 2, None
+    assert submit_due(backlog) == "bcd"
+    first.source = PICTURE
+    assert submit_due(backlog) == ""
+    for name in "bcd":
+        job = backlog.get(name)
+        assert job is not None
+        backlog.remove(job)
+    assert submit_due(backlog) == "a"
+
+
+def leave(backlog: Backlog, name: str) -> None:
+    job = backlog.get(name)
+    assert job is not None
+    assert job.abandon()
+    backlog.leave(job)
+
+
+def test_who_left_while_running_is_blamed_until_it_is_dropped(backlog: Backlog) -> None:
+    submit_due(backlog)
+    encode(backlog, "ab")
+    leave(backlog, "a")
+    leave(backlog, "d")  # the worker has not come to it
+    assert names(backlog.worker_lost()) == "bca"
+    backlog.worker_ready(READY)
+    submit_due(backlog)
+    encode(backlog, "b")
+    leave(backlog, "b")
+    backlog.dropped("b")
+    assert names(backlog.worker_lost()) == "c"
+
+
+def test_what_comes_after_a_cancellation_has_not_begun_before_it_is_heard_of(
+    backlog: Backlog, loop: asyncio.AbstractEventLoop
+) -> None:
+    submit_due(backlog)
+    encode(backlog, "a")
+    for name in "abcd":
+        leave(backlog, name)
+    assert backlog.busy
+    backlog.add(Job("e", PARAMETERS, b"e", loop.create_future(), PICTURE))
+    assert submit_due(backlog) == "e"
+    for name in "abcd":
+        assert backlog.running() == []
+        backlog.dropped(name)
+    assert names(backlog.running()) == "e"
+    assert names(backlog.worker_lost()) == "e"
+
+
+def test_a_suspect_waits_until_the_worker_has_dropped_the_one_before(backlog: Backlog) -> None:
+    for _ in range(2):
+        die(backlog, "ab")
+    backlog.worker_ready(READY)
+    assert submit_due(backlog) == "a"
+    leave(backlog, "a")
+    assert submit_due(backlog) == ""
+    backlog.dropped("a")
+    assert submit_due(backlog) == "b"
+
+
+def test_a_request_takes_as_little_as_it_ever_did(backlog: Backlog) -> None:
+    before = backlog.takes(PARAMETERS)
+    for _ in range(20):
+        backlog.stepped(Stats(4.0, 4, 4, (64, 64), (), 1, 0, cap=4))
+        backlog.stepped(Stats(4.0, 2, 2, (64, 64), (), 1, 0, cap=4))
+    assert backlog.takes(PARAMETERS) == before
+    assert backlog.foresee(PARAMETERS)[NEWCOMER].finished > 3 * before
+    for _ in range(40):
+        backlog.stepped(Stats(0.01, 2, 2, (64, 64), (), 1, 0, cap=4))
+    assert backlog.takes(PARAMETERS) < before
+
+
 def test_a_newcomer_is_foreseen_behind_everybody(backlog: Backlog) -> None:
     spans = backlog.foresee(PARAMETERS)
     assert max(spans, key=lambda name: spans[name].finished) == NEWCOMER
@@ -181,12 +256,28 @@ def test_trouble_with_a_small_step_does_not_raise_the_ceiling() -> None:
     assert batcher.cap == 4
 
 
+def test_deaths_are_remembered_until_an_answer_or_for_a_while() -> None:
+    now = 0.0
+    quarantine = Quarantine(lambda: now)
+    quarantine.died(b"x", 1)
+    quarantine.died(b"x", 2)
+    assert (quarantine.deaths(b"x"), quarantine.left(b"x")) == (2, 0)
+    assert quarantine.deaths(b"y") == 0
+    quarantine.forgive(b"x")
+    assert quarantine.deaths(b"x") == 0
+    quarantine.died(b"x", 1)
+    now = SECONDS + 1
+    assert quarantine.deaths(b"x") == 0
+
+
 def test_quarantine_ends() -> None:
     now = 0.0
     quarantine = Quarantine(lambda: now)
-    quarantine.add(b"x")
+    quarantine.died(b"x", 3)
     assert quarantine.left(b"x") == SECONDS
     assert quarantine.left(b"y") == 0
+    quarantine.forgive(b"x")  # of one that was accepted before
+    assert quarantine.left(b"x") == SECONDS
     now = SECONDS + 1
     assert quarantine.left(b"x") == 0
 

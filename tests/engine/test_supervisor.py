@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from app.engine import supervisor as module
+from app.engine.channel import Channel
 from app.engine.messages import DeviceUse, Done, LoadFailed, Picture, Start, Stats
 from app.engine.process import Cause
 from app.engine.supervisor import Supervisor
@@ -356,6 +357,80 @@ async def test_a_worker_that_goes_silent_over_its_work_is_killed(
     os.kill(supervisor.worker_pid, signal.SIGSTOP)
     assert len((await task).pictures) == 8
     assert diary.causes == ["silence"]
+
+
+async def test_who_goes_away_and_asks_again_is_found_out_all_the_same(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    deaths = len(diary.causes)
+    for number in range(3):
+        name = f"impatient {number}"
+        task = asyncio.create_task(run(supervisor, name, ENDLESS_REQUEST, fingerprint=b"same"))
+        await kill_running_worker(supervisor, diary, name)
+        task.cancel()
+    assert len(diary.causes) == deaths + 3
+    with pytest.raises(Quarantined):
+        await run(supervisor, "once more", ENDLESS_REQUEST, fingerprint=b"same")
+    assert await run(supervisor, "others")
+
+
+async def test_nobody_is_blamed_for_the_one_that_hung_the_worker_and_went(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    asked = replace(SHORT_REQUEST, n=4, num_inference_steps=60)
+    guilty = asyncio.create_task(run(supervisor, "guilty", ENDLESS_REQUEST))
+    innocent = asyncio.create_task(run(supervisor, "innocent", asked))
+    for _ in range(2):
+        await kill_running_worker(supervisor, diary, "guilty", "innocent")
+    diary.causes.clear()
+    diary.steps.clear()
+    await diary.until(lambda: bool(diary.steps))
+    assert {name for stats in diary.steps for name, _ in stats.members} == {"guilty"}
+    assert supervisor.worker_pid is not None
+    os.kill(supervisor.worker_pid, signal.SIGSTOP)
+    guilty.cancel()
+    assert await innocent
+    assert diary.causes == ["silence"]
+    with pytest.raises(Quarantined):
+        await run(supervisor, "guilty again", ENDLESS_REQUEST, fingerprint=b"guilty")
+
+
+async def test_a_worker_that_hangs_over_what_nobody_waits_for_is_killed_too(
+    running: tuple[Supervisor, Diary],
+) -> None:
+    supervisor, diary = running
+    diary.causes.clear()
+    diary.steps.clear()
+    task = asyncio.create_task(run(supervisor, "left alone", ENDLESS_REQUEST))
+    await diary.until(lambda: bool(diary.steps))
+    assert supervisor.worker_pid is not None
+    os.kill(supervisor.worker_pid, signal.SIGSTOP)
+    task.cancel()
+    await diary.until(lambda: diary.causes == ["silence"])
+    assert await run(supervisor, "in the next")
+
+
+async def test_what_is_missing_for_a_start_may_be_there_for_the_next(
+    running: tuple[Supervisor, Diary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, diary = running
+    diary.steps.clear()
+    diary.causes.clear()
+    task = asyncio.create_task(run(supervisor, "patient", replace(SHORT_REQUEST, n=8)))
+    await diary.until(lambda: bool(diary.steps))
+    unhindered = Channel.open
+
+    def without_a_thread(channel: Channel[object, object]) -> None:
+        monkeypatch.setattr(Channel, "open", unhindered)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Channel, "open", without_a_thread)
+    assert supervisor.worker_pid is not None
+    os.kill(supervisor.worker_pid, signal.SIGKILL)
+    assert len((await task).pictures) == 8
+    assert diary.causes == ["signal", "launch"]
 
 
 async def test_an_idle_worker_may_be_silent(running: tuple[Supervisor, Diary]) -> None:
