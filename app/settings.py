@@ -105,7 +105,10 @@ class Settings(BaseSettings):
         description="Comma-separated origins whose pages may call this in a browser; empty: none.",
     )
     upload_timeout: float = Field(
-        default=60.0, gt=0, description="Seconds in which a request's body must have arrived."
+        default=60.0,
+        gt=0,
+        description="Seconds in which a request's head, then its body must have arrived, and its "
+        "answer must have been read.",
     )
     max_upload_bytes: int = Field(
         default=20 * 2**20, ge=1024, description="Most bytes of a request's body."

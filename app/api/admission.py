@@ -5,7 +5,7 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from app.api.service import Service, service_of
 from app.engine.messages import Stage, StageName
@@ -30,6 +30,8 @@ from app.errors import (
 from app.parameters import ModelInfo
 
 TIMEOUT_HEADER = "x-request-timeout"
+
+_PIECE_BYTES = 2**16
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -113,9 +115,33 @@ async def _admit(service: Service, request: Request, answer: Handler) -> Respons
         seconds=_seconds(request.headers, service.settings.request_timeout),
     )
     request.state.admission = admission
-    with service.slots.place(admission.identifier, caller):
+    with ExitStack() as place:
+        place.enter_context(service.slots.place(admission.identifier, caller))
         async with _deadline(admission.seconds):
-            return await _read_and_answer(answer, _bounded(request, service))
+            response = await _read_and_answer(answer, _bounded(request, service))
+        return _Held(response, place.pop_all())
+
+
+class _Held(Response):
+    """A response that keeps the request's place in the queue until its client has taken it.
+
+    It goes out in pieces, each of which waits for the client: a server takes a whole body at once,
+    and holds it for as long as it is not read.
+    """
+
+    def __init__(self, response: Response, place: ExitStack) -> None:
+        self._response = response
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, headers = self._response.status_code, self._response.raw_headers
+        body = memoryview(self._response.body)
+        with self._place:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            for start in range(0, len(body), _PIECE_BYTES):
+                piece = bytes(body[start : start + _PIECE_BYTES])
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
 
 def _seconds(headers: Headers, most: float) -> float:

@@ -41,7 +41,7 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
         keys=Keys([key.get_secret_value() for key in settings.api_keys]),
         slots=Slots(settings.max_queue, settings.key_quota, engine.finishes),
         tracing=tracing,
-        threads=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures"),
+        readers=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="uploads"),
     )
     metrics.foresee(service.predicted_wait)
     app = FastAPI(
@@ -102,4 +102,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await service.engine.stop()
         await asyncio.to_thread(service.tracing.close)
-        service.threads.shutdown(wait=False, cancel_futures=True)
+        service.readers.shutdown(wait=False, cancel_futures=True)

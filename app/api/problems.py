@@ -52,6 +52,8 @@ CLIENT_GONE = 499
 RETRY_UNKNOWN = 5.0
 """Seconds after which to ask again where nobody can tell."""
 
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":,;]+/)+")
+
 _PROBLEM = "#/components/schemas/Problem"
 
 STATUS: dict[type[VariationsError], int] = {
@@ -183,7 +185,7 @@ def of_error(scope: Scope, error: VariationsError) -> Response:
     return problem(
         scope,
         status_of(type(error)),
-        error.message,
+        error.message if isinstance(error, BadInput) else without_folders(error.message),
         kind=type(error),
         errors=errors,
         retry_after=_retry_after(error),
@@ -219,7 +221,7 @@ def _headers(error: VariationsError) -> dict[str, str]:
     match error:
         case WorkerKilled() | Quarantined():  # clients would try a 500 again, and end more workers
             return {"x-should-retry": "false"}
-        case DeadlineOutOfReach() if error.retry_after is None:
+        case Refused() if error.retry_after is None:
             return {"x-should-retry": "false"}
         case NotAuthorized():
             return {"www-authenticate": "Bearer"}
@@ -227,6 +229,11 @@ def _headers(error: VariationsError) -> dict[str, str]:
             return {"connection": "close"}
         case _:
             return {}
+
+
+def without_folders(message: str) -> str:
+    """What a message for whoever runs the service says to everybody: of a path the last part."""
+    return _FOLDERS.sub("…/", message)
 
 
 def _kebab(name: str) -> str:

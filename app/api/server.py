@@ -16,6 +16,7 @@ import uvicorn
 
 from app import logs
 from app.api.application import create_app
+from app.api.connections import Connections, most_connections
 from app.api.service import Engine, Service
 from app.settings import Settings
 
@@ -76,6 +77,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
         self._announcement: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._drain_until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -83,6 +85,11 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             _say(f"listening on {_url(listener)} (stop with Ctrl-C)")
         self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
+        settings = self.service.settings
+        # An upload may be a file on the disk.
+        most = max(1, most_connections() - settings.max_queue)
+        connections = Connections(settings.upload_timeout, most)
+        self._watch = asyncio.create_task(connections.watch(self.server_state.connections))
 
     async def on_tick(self, counter: int) -> bool:
         if self._drain_until is not None:
@@ -102,6 +109,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:
             await self._cut_short()
+        if self._watch is not None:
+            self._watch.cancel()
 
     async def _cut_short(self) -> None:
         """What uvicorn leaves out when it is forced: answer who still waits, end the worker."""

@@ -69,16 +69,25 @@ class Engine(Protocol):
         """When a request would start and be finished if it were accepted now, in seconds."""
         ...
 
+    @property
+    def pending(self) -> int:
+        """Requests accepted and not yet answered."""
+        ...
+
     def takes(self, parameters: Parameters) -> float:
-        """Seconds that a request would take with nothing else to do."""
+        """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
+        ...
+
+    def restart_seconds(self) -> float:
+        """Seconds until a worker that is being replaced should be there again; 0 if one is."""
         ...
 
     def finishes(self) -> Mapping[str, float]:
         """Seconds until every accepted request will be finished, by its id."""
         ...
 
-    def ready_in(self) -> float:
-        """Seconds until there should be a worker."""
+    def ready_in(self) -> float | None:
+        """Seconds until there should be a worker; ``None`` where there will be none."""
         ...
 
     async def run(
@@ -102,7 +111,8 @@ class Service:
     keys: Keys
     slots: Slots
     tracing: Tracing
-    threads: ThreadPoolExecutor
+    readers: ThreadPoolExecutor
+    """Where uploads become pixels. Answers are written elsewhere: none waits for a slow upload."""
     draining: bool = False
     """About to end: nothing new is accepted, and what was accepted is finished."""
 
@@ -131,9 +141,9 @@ class Service:
             return 0.0
         return self.engine.foresee(defaults(model)).started
 
-    async def in_thread(self, function: Callable[[], T]) -> T:
-        """Run picture work off the event loop, a bounded number at once."""
-        return await asyncio.get_running_loop().run_in_executor(self.threads, function)
+    async def read(self, function: Callable[[], T]) -> T:
+        """Run the reading of an upload off the event loop, a bounded number at once."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, function)
 
 
 def service_of(connection: HTTPConnection) -> Service:

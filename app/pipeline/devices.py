@@ -10,6 +10,12 @@ from app.pipeline.checkpoint import Dtypes
 
 logger = logging.getLogger(__name__)
 
+_NO_MEMORY = (
+    "can't allocate memory",  # on a CPU
+    "cuda error: out of memory",  # for a kernel, an event, pinned memory
+    "status_alloc_failed",  # in cuBLAS, cuDNN, cuSPARSE
+)
+
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -73,7 +79,8 @@ def _cpu_flags() -> set[str]:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether this says so; of a CPU's memory torch does in words alone."""
+    """Whether this says so: outside torch's own allocators it does in words alone."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)

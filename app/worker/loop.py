@@ -31,12 +31,9 @@ from app.engine.messages import (
     WorkStage,
 )
 from app.errors import CheckpointError, InvalidParameter, VariationsError
-from app.pipeline import Decoded, Pipeline, Step
+from app.pipeline import Decoded, Pipeline, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
 from app.worker.work import Work
-
-DeviceLost = torch.AcceleratorError
-"""After one of these nothing works on the device any more: the process ends, and another starts."""
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +157,8 @@ class Worker:
         try:
             work = self._works[submit.request_id]
             self._join(work, self._embedding(work, submit.source))
-        except DeviceLost:
-            raise
         except Exception as error:
+            _raise_if_lost(error)
             _log("Request %s could not be started", submit.request_id)
             self._fail(submit.request_id, *_for_the_caller(error, NOT_ENCODED))
 
@@ -177,8 +173,12 @@ class Worker:
 
     def _join(self, work: Work, encoded: Encoded) -> None:
         parameters = work.parameters
-        for index in range(parameters.n):
-            work.samples[index] = self._pipeline.start(encoded.embedding, parameters, index)
+
+        def start() -> dict[int, Sample]:
+            indices = range(parameters.n)
+            return {i: self._pipeline.start(encoded.embedding, parameters, i) for i in indices}
+
+        work.samples = self._persistently("encode", start)
         self._send(encoded)
         for index, sample in work.samples.items():
             self._batcher.add(
@@ -223,9 +223,8 @@ class Worker:
             return self._call_alone(tickets[0], bucket)
         try:
             return [self._call_together(tickets, bucket)]
-        except DeviceLost:
-            raise
         except Exception as error:
+            _raise_if_lost(error)
             self._note("step", error, rows=_rows(tickets))
         middle = len(tickets) // 2
         return [
@@ -245,9 +244,8 @@ class Worker:
             return [
                 self._persistently("step", lambda: self._call_together([ticket], next(buckets)))
             ]
-        except DeviceLost:
-            raise
         except Exception as error:
+            _raise_if_lost(error)
             _log("Request %s failed in a step", ticket.request_id)
             self._fail(ticket.request_id, *_for_the_caller(error, NOT_STEPPED))
             return []
@@ -311,9 +309,8 @@ class Worker:
             return [self._decoded_alone(tickets[0])]
         try:
             return [*self._decoded_together(tickets)]
-        except DeviceLost:
-            raise
         except Exception as error:
+            _raise_if_lost(error)
             self._note("decode", error)
         middle = len(tickets) // 2
         return self._decoded(tickets[:middle]) + self._decoded(tickets[middle:])
@@ -321,9 +318,8 @@ class Worker:
     def _decoded_alone(self, ticket: Ticket) -> Decoded | Exception:
         try:
             return self._persistently("decode", lambda: self._decoded_together([ticket]))[0]
-        except DeviceLost:
-            raise
         except Exception as error:
+            _raise_if_lost(error)
             _log("A picture of request %s could not be decoded", ticket.request_id)
             return error
 
@@ -363,9 +359,10 @@ class Worker:
         for _ in range(TRIES - 1):
             try:
                 return attempt()
-            except (DeviceLost, VariationsError):
+            except VariationsError:
                 raise
             except Exception as error:
+                _raise_if_lost(error)
                 self._note(stage, error)
         return attempt()
 
@@ -398,6 +395,12 @@ def _rows(tickets: Sequence[Ticket]) -> int:
 def _log(words: str, request_id: str) -> None:
     """The error that is being handled, and whose it was."""
     logger.exception(words, request_id, extra={"request_id": request_id})
+
+
+def _raise_if_lost(error: Exception) -> None:
+    """Once the device is lost nothing works on it: the process ends, and another starts."""
+    if isinstance(error, torch.AcceleratorError) and not ran_out_of_memory(error):
+        raise error
 
 
 def _for_the_caller(error: Exception, otherwise: str) -> tuple[str, Failure]:

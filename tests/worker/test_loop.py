@@ -16,11 +16,13 @@ from app.engine.batcher import Batcher
 from app.engine.messages import (
     Cancel,
     Done,
+    Dropped,
     Embedding,
     Encoded,
     Failed,
     FromWorker,
     Picture,
+    RanOut,
     Stats,
     Submit,
     ToWorker,
@@ -164,6 +166,7 @@ def test_a_cancelled_request_takes_no_further_step(pipeline: Pipeline) -> None:
     before = len(bench.said_of(Stats))
     bench.tell(Cancel("long"))
     bench.turn_until(lambda: "short" in bench.answers)
+    assert bench.said_of(Dropped) == [Dropped("long")]
     assert {stats.rows for stats in bench.said_of(Stats)[before:]} == {2}
     assert_same(bench.answers["short"], alone(pipeline, submit("short")))
 
@@ -231,6 +234,20 @@ def test_at_most_one_step_is_queued_behind_the_one_under_way(
         "wait 3",
     ]
     assert_same(answer, alone(pipeline, submit("queued")))
+
+
+def test_what_is_said_to_be_dropped_is_not_on_the_device_any_more(tiny_checkpoint: Path) -> None:
+    queueing = Queueing.load(str(tiny_checkpoint), device="cpu", dtype="float32")
+    assert isinstance(queueing, Queueing)
+    queueing.log = []
+    queueing.model = replace(queueing.model, device="cuda:0")
+    bench = Bench.over(queueing)
+    bench.tell(submit("gone"))
+    bench.turn_until(lambda: len(queueing.log) >= 3)
+    assert queueing.log == ["submit 0", "submit 1", "wait 0"]
+    bench.tell(Cancel("gone"), submit("next"))
+    bench.turn_until(lambda: bool(bench.said_of(Dropped)))
+    assert queueing.log[3] == "wait 1"
 
 
 # One request's misfortune
@@ -316,6 +333,60 @@ def test_an_error_of_the_library_fails_its_cause_alone(
     assert answers["bad"] == Failed("bad", message)
     for request in good:
         assert_same(answers[request.request_id], alone(pipeline, request))
+
+
+class Stumbling(Pipeline):
+    """The real pipeline, whose next call of one verb raises."""
+
+    verb = ""
+    error: Exception
+
+    def encode(self, picture: Picture, fit: Fit) -> Embedding:
+        self._stumble("encode")
+        return super().encode(picture, fit)
+
+    def start(self, embedding: Embedding, parameters: Parameters, index: int) -> Sample:
+        self._stumble("start")
+        return super().start(embedding, parameters, index)
+
+    def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
+        self._stumble("step")
+        return super().step(samples, bucket)
+
+    def decode(
+        self, samples: Sequence[Sample], before_check: Callable[[], None] | None = None
+    ) -> list[Decoded]:
+        self._stumble("decode")
+        return super().decode(samples, before_check)
+
+    def _stumble(self, verb: str) -> None:
+        if verb == self.verb:
+            self.verb = ""
+            raise self.error
+
+
+@pytest.mark.parametrize("verb", ["encode", "start", "step", "decode"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["torch", "CUDA", "cuDNN"],
+)
+def test_memory_that_runs_out_once_fails_nobody(
+    tiny_checkpoint: Path, pipeline: Pipeline, verb: str, error: Exception
+) -> None:
+    stumbling = Stumbling.load(str(tiny_checkpoint), device="cpu", dtype="float32")
+    assert isinstance(stumbling, Stumbling)
+    stumbling.verb, stumbling.error = verb, error
+    bench = Bench.over(stumbling)
+    requests = [submit("first", MIXED["pndm"]), submit("last", MIXED["plain"])]
+    bench.answer_all(*requests)
+    assert len(bench.said_of(RanOut)) == 1
+    for request in requests:
+        assert_same(bench.answers[request.request_id], alone(pipeline, request))
 
 
 @pytest.mark.parametrize("verb", ["encode", "step", "decode"])

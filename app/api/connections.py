@@ -1,0 +1,74 @@
+"""Connections that keep the service waiting are ended: nothing is held open by silence.
+
+uvicorn closes a connection that says nothing between two requests. It waits for ever for a first
+request, for a head that comes letter by letter, and for a client that does not read its answer.
+"""
+
+import asyncio
+import resource
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+LOOK_SECONDS = 1.0
+
+SPARE_FILES = 64
+"""Of those that the process may have open, for all but connections: a new worker, uploads, logs."""
+
+MOST_FILES = 8192
+
+
+class Connections:
+    """Ends those that wait for their client longer than ``seconds``, and those that are too many.
+
+    It waits for its client while no request is under way on it, and while an answer is written.
+    While a request's body arrives, and while it is worked on, other limits hold. ``most`` are kept
+    open; of more, those go that have waited longest, so that a newcomer such as a probe gets in.
+    """
+
+    def __init__(
+        self, seconds: float, most: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._clock = clock
+        self._waits: dict[Any, tuple[object, float]] = {}
+
+    async def watch(self, connections: Collection[Any]) -> None:
+        """Look at uvicorn's protocol objects every second, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look(connections)
+
+    def look(self, connections: Collection[Any]) -> None:
+        """Look once, and end those whose time is up."""
+        now, before = self._clock(), self._waits
+        self._waits = {}
+        for connection in connections:
+            wait = _waits_for_client(connection)
+            if wait is not None:
+                known, since = before.get(connection, (wait, now))
+                self._waits[connection] = (wait, since if known == wait else now)
+        longest_first = sorted(self._waits, key=lambda one: self._waits[one][1])
+        surplus = max(0, len(connections) - self._most)
+        for number, connection in enumerate(longest_first):
+            if number < surplus or now - self._waits[connection][1] > self._seconds:
+                connection.transport.abort()
+
+
+def _waits_for_client(connection: Any) -> tuple[object, str] | None:
+    """What it waits for, a different thing for every request; ``None`` if its client waits."""
+    cycle = connection.cycle
+    if cycle is not None and not cycle.response_complete:
+        return (cycle, "to be read") if cycle.response_started else None
+    unread = connection.transport.get_write_buffer_size() > 0
+    return (cycle, "to be read" if unread else "for a request")
+
+
+def most_connections() -> int:
+    """How many the process may hold; first it asks the system for as many files as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MOST_FILES and soft != resource.RLIM_INFINITY:
+        soft = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MOST_FILES - SPARE_FILES if soft == resource.RLIM_INFINITY else soft - SPARE_FILES
