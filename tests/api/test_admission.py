@@ -51,6 +51,20 @@ def test_a_request_is_refused_unread_while_the_service_is_not_ready(
     assert answer_to(url, head("Content-Length: 1000")).startswith(b"HTTP/1.1 503 ")
 
 
+def test_what_will_not_start_is_told_without_its_place_on_the_disk(
+    post: Post, client: httpx.Client, engine: FakeEngine
+) -> None:
+    reason = "/home/somebody/models/mine has no safety checker; see https://x.org/a/b/c"
+    told = "…/mine has no safety checker; see https://x.org/a/b/c"
+    engine.state = FakeState("failed", reason)
+    assert client.get("/readyz").json()["reason"] == told
+    response = post()
+    body = assert_problem(response, 503)
+    assert told in body["detail"]
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry_after" not in body
+
+
 def test_a_client_that_waits_to_be_told_to_send_is_refused_without_sending(url: str) -> None:
     answer = answer_to(url, head(f"Content-Length: {LIMIT + 1}", "Expect: 100-continue"))
     assert answer.startswith(b"HTTP/1.1 413 ")
