@@ -1,6 +1,8 @@
 """The bounded queue, seen from its door: who gets a place, and when to come back for one."""
 
+import math
 import time
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,15 +12,11 @@ from app.errors import QueueFull, QuotaExceeded
 UNKNOWN_SECONDS = 1.0
 """Where no finish is foreseen, since those in the queue are still being uploaded."""
 
-HELD_SECONDS = 1.5
-"""A promised place is kept so long past its time: ``Retry-After`` is in whole seconds."""
+HELD_SECONDS = 0.5
+"""A promised place is kept so long past its time, for the way back."""
 
-BAND_SECONDS, BAND_SHARE = 0.6, 0.2
-"""How far past the first place to be free callers are spread, so that they do not collide."""
-
-AFTERWARDS_SECONDS = 0.2
-"""Seconds from a request's last picture to its place being free, and some for being wrong: who
-comes back too late still finds the place that is kept, who comes too early finds none."""
+AFTERWARDS_SECONDS = 0.1
+"""From a request's last picture to its place being free: the files are written and sent."""
 
 Finishes = Callable[[], Mapping[str, float]]
 """Seconds until each accepted request will be finished, by its id."""
@@ -27,9 +25,9 @@ Finishes = Callable[[], Mapping[str, float]]
 class Slots:
     """Requests that are accepted and not yet answered, counted from before their body is read.
 
-    Who finds the queue full is told when a place will be free, and no two are told the same one as
-    long as places follow closely. Such a place is then kept: a newcomer that finds it free does
-    not get it before the one who was told to wait.
+    Who finds the queue full is told when to come back, in whole seconds: clients read them from
+    ``Retry-After``, and so come when they are expected. Then a place is kept for them: a newcomer
+    gets one only if as many as were promised will be free all the same, each in its time.
     """
 
     def __init__(
@@ -77,22 +75,28 @@ class Slots:
         now = self._clock()
         self._promised = [when for when in self._promised if when + HELD_SECONDS > now]
         free = self.limit - self.taken
-        if 2 * free > self.limit:  # the rush is over: there is room for those who were told, too
-            self._promised.clear()
         if free > 0 and self._promised and self._promised[0] <= now:
             del self._promised[0]
-        elif free <= len(self._promised):
+        elif not self._is_free_for_a_newcomer(now, free):
             raise QueueFull(
                 f"All {self.limit} places in the queue are taken; ask again a little later",
-                retry_after=self._promise(now, free) - now,
+                retry_after=self._promise(now) - now,
             )
 
-    def _promise(self, now: float, free: int) -> float:
-        """When the next place that is not promised yet will be free, or about then."""
-        ends = sorted(now + end + AFTERWARDS_SECONDS for end in self._finishes().values())
-        ends = [now] * free + (ends or [now + UNKNOWN_SECONDS])
-        first = ends[0] - now
-        latest = now + max(first * (1 + BAND_SHARE), first + BAND_SECONDS)
-        when = min([*ends[len(self._promised) :], latest])
-        self._promised = sorted([*self._promised, when])
+    def _is_free_for_a_newcomer(self, now: float, free: int) -> bool:
+        if free <= len(self._promised) and free > 0:
+            ends = self._ends(now)
+            kept = (bisect_right(ends, when) for when in self._promised)
+            return all(free + ends > before for before, ends in enumerate(kept, start=1))
+        return free > 0
+
+    def _promise(self, now: float) -> float:
+        """When the first place will be free, in whole seconds from now."""
+        first = min(self._ends(now), default=now + UNKNOWN_SECONDS)
+        when = now + max(1, math.ceil(first - now))
+        insort(self._promised, when)
         return when
+
+    def _ends(self, now: float) -> list[float]:
+        """When places come free, as far as is foreseen."""
+        return sorted(now + end + AFTERWARDS_SECONDS for end in self._finishes().values())

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.api.slots import AFTERWARDS_SECONDS, BAND_SECONDS, HELD_SECONDS, UNKNOWN_SECONDS, Slots
+from app.api.slots import AFTERWARDS_SECONDS, HELD_SECONDS, UNKNOWN_SECONDS, Slots
 from app.errors import QueueFull, QuotaExceeded, Refused
 
 
@@ -53,59 +53,42 @@ def test_places_are_bounded_and_come_back() -> None:
     assert door.slots.taken == 1
 
 
-def test_who_is_refused_is_told_when_the_first_place_will_be_free() -> None:
-    assert full().refused() == pytest.approx(0.3 + AFTERWARDS_SECONDS)
+@pytest.mark.parametrize(("end", "told"), [(0.3, 1), (0.95, 2), (4.2, 5)])
+def test_who_is_refused_is_told_the_whole_second_after_the_first_place_is_free(
+    end: float, told: float
+) -> None:
+    door = Door(1)
+    door.enter("a", end=end)
+    assert door.refused() == pytest.approx(told)
 
 
-def test_two_that_are_refused_are_told_different_places() -> None:
-    door = full()
-    assert [door.refused() for _ in range(2)] == pytest.approx(
-        [0.3 + AFTERWARDS_SECONDS, 0.6 + AFTERWARDS_SECONDS]
-    )
-
-
-def test_nobody_is_told_a_time_long_after_the_first_place_is_free() -> None:
-    door = full()
-    times = [door.refused() for _ in range(20)]
-    assert max(times) == pytest.approx(0.3 + AFTERWARDS_SECONDS + BAND_SECONDS)
-
-
-def test_a_promised_place_is_kept_from_newcomers() -> None:
+def test_a_place_that_will_be_needed_is_kept_from_newcomers() -> None:
     door = full()
     told = door.refused()
     door.leave("a")
+    door.leave("b")
+    door.enter("there is another")
     door.refused("a newcomer, a little early")
     door.now += told
     door.enter("as told")
+
+
+def test_a_place_is_not_kept_if_the_next_comes_in_time() -> None:
+    door = full()
+    door.refused()
+    door.leave("a")
+    door.enter("for b will be done by then", end=9.0)
+    door.refused("and nobody after that")
 
 
 def test_a_place_whose_promise_lapsed_is_anybodys() -> None:
     door = full()
     told = door.refused()
     door.leave("a")
-    door.now += told + HELD_SECONDS
-    door.enter("anybody")
-
-
-def test_once_the_queue_has_half_emptied_nothing_is_kept() -> None:
-    door = full()
-    for _ in range(5):
-        door.refused()
-    door.leave("a")
     door.leave("b")
-    door.enter("anybody")
-
-
-def test_more_free_places_than_promises_are_anybodys() -> None:
-    door = Door(5)
-    for number in range(5):
-        door.enter(str(number), end=float(number))
-    door.refused()
-    door.leave("0")
-    door.refused()
-    door.leave("1")
-    door.leave("2")
-    door.enter("anybody")
+    door.enter("anybody", end=9.0)
+    door.now += told + HELD_SECONDS
+    door.enter("anybody else")
 
 
 def test_while_all_are_uploading_the_time_is_a_guess() -> None:
