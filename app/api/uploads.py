@@ -10,14 +10,16 @@ progressive and in four colours, takes 12; TIFF of floats takes 8; the others 7.
 picture as Pillow holds it, at most 4, and the answer, 3: what is done to it is done in strips.
 """
 
+import ctypes
 import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, _imaging
 
 from app.api.containers import first_picture, format_of
 from app.api.containers.contents import FIELD, Contents, Size
@@ -76,6 +78,19 @@ _UNLISTED: Final = (
     *((0, b"P" + digit + space, "PNM") for digit in (b"1", b"2", b"3", b"4", b"5", b"6")
       for space in (b"\n", b" ", b"\r", b"\t")),
 )  # fmt: skip
+
+
+def _silence_libtiff() -> None:
+    """Take away libtiff's handler of errors, which writes between the lines of the log.
+
+    It would do so for every damaged TIFF. Of warnings Pillow does the same.
+    """
+    # Found in what Pillow's extension is linked to; in a build that hides libtiff it stays.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:
@@ -198,7 +213,8 @@ def _lab_to_rgb() -> Callable[[Image.Image], Image.Image]:
 
 def _deep_to_rgb(image: Image.Image, white: float) -> Image.Image:
     """Scale grey values of more than 8 bits to 0–255, where ``convert`` would clip them."""
-    values = np.asarray(image).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # numpy warns of NaNs that signal
+        values = np.asarray(image).astype(np.float64)
     grey = Image.fromarray(_scaled(values, white))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
