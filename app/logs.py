@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
@@ -20,12 +21,16 @@ def configure(level: str, log_format: str, process: Literal["api", "worker"]) ->
     """Log to standard error: our own loggers at ``level``, everybody else's only trouble.
 
     In JSON a line has ``time``, ``level``, ``process``, ``logger``, ``message`` and whatever its
-    place knows besides, such as ``request_id``.
+    place knows besides, such as ``request_id``. What is odd about an upload concerns its sender,
+    who is told, and not the log.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(log_format, process))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("app").setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _formatter(log_format: str, process: str) -> logging.Formatter:

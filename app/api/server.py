@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -32,7 +31,7 @@ def serve(settings: Settings, supervisor: Engine | None = None) -> None:
     A second signal ends it at once. Exits with status 1 where the port cannot be had.
     ``supervisor`` is as for :func:`create_app`.
     """
-    _configure_logging(settings)
+    logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
@@ -169,10 +168,3 @@ def _url(listener: socket.socket) -> str:
 def _say(line: str) -> None:
     with suppress(BrokenPipeError):
         print(f"variations: {line}", flush=True)
-
-
-def _configure_logging(settings: Settings) -> None:
-    """What is odd about an upload concerns its sender, who is told, and not the log."""
-    logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"PIL\.")
