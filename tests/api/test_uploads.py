@@ -14,7 +14,16 @@ from app.api.containers import FORMATS, jpeg
 from app.api.uploads import decode
 from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
 from tests.api.conftest import quarters
-from tests.chaos.bombs import BOMBS, LONG, PLAIN, jpeg_segment, saved, tiff, tiff_size
+from tests.chaos.bombs import (
+    BOMBS,
+    LONG,
+    PLAIN,
+    compressed_big_tiff,
+    jpeg_segment,
+    saved,
+    tiff,
+    tiff_size,
+)
 
 MAX_PIXELS = 20_000_000
 
@@ -320,11 +329,16 @@ def test_a_compression_of_tiff_that_few_use_for_pictures_is_refused(number: int)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-@pytest.mark.parametrize("big_tiff", [False, True])
-def test_the_compressions_of_tiff_that_many_use_are_read(compression: str, big_tiff: bool) -> None:
-    image = Image.fromarray(quarters())
-    pixels = decoded(saved(image, "TIFF", compression=compression, big_tiff=big_tiff))
+def test_the_compressions_of_tiff_that_many_use_are_read(compression: str) -> None:
+    pixels = decoded(saved(Image.fromarray(quarters()), "TIFF", compression=compression))
     assert np.abs(pixels.astype(int) - quarters()).mean() < 8
+
+
+def test_a_big_tiff_is_read() -> None:
+    plain = saved(Image.fromarray(gradient()), "TIFF", big_tiff=True)
+    for data in (plain, compressed_big_tiff(gradient())):
+        assert data.startswith(b"II+")
+        assert (decoded(data) == gradient()[..., None]).all()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 BOMBS: Final[dict[str, Callable[[int], bytes]]] = {}
@@ -262,7 +264,7 @@ def tiff_rest(entries: int) -> int:
     return 10 + 12 * entries + 4
 
 
-SHORT, LONG, RATIONAL = 3, 4, 5
+SHORT, LONG, RATIONAL, LONG8 = 3, 4, 5, 16
 
 
 def tiff_size(width: int, height: int, compression: int = 1) -> list[tuple[int, int, int, int]]:
@@ -275,6 +277,17 @@ def tiff_size(width: int, height: int, compression: int = 1) -> list[tuple[int, 
         (262, SHORT, 1, 1),
         (277, SHORT, 1, 1),
     ]
+
+
+def compressed_big_tiff(grey: NDArray[np.uint8]) -> bytes:
+    """A BigTIFF of one deflated strip, such as Pillow cannot write."""
+    height, width = grey.shape
+    strip = zlib.compress(grey.tobytes())
+    place = 16 + 8 + 9 * 20 + 8
+    strips = [(273, LONG8, 1, place), (278, LONG, 1, height), (279, LONG8, 1, len(strip))]
+    entries = [*tiff_size(width, height, compression=8), *strips]
+    directory = b"".join(struct.pack("<HHQQ", *entry) for entry in entries)
+    return b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, len(entries)) + directory + bytes(8) + strip
 
 
 @bomb

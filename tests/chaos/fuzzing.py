@@ -2,36 +2,50 @@
 
 import io
 from collections.abc import Callable, Iterator
+from functools import cache
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tests.chaos.bombs import compressed_big_tiff
+
 Mutator = Callable[[bytes, Random], bytes]
 
-_MODES = {
-    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-    "JPEG": ("L", "RGB", "CMYK"),
-    "WEBP": ("RGB", "RGBA"),
-    "GIF": ("L", "P"),
-    "BMP": ("1", "L", "P", "RGB"),
-    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"),
-}
+_KINDS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("PNG", {}, ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+    ("JPEG", {}, ("L", "RGB", "CMYK")),
+    ("JPEG", {"progressive": True}, ("L", "RGB", "CMYK")),
+    ("WEBP", {}, ("RGB", "RGBA")),
+    ("WEBP", {"lossless": True}, ("RGB", "RGBA")),
+    ("WEBP", {"save_all": True, "append_images": [Image.new("RGB", (32, 24))]}, ("RGB", "RGBA")),
+    ("GIF", {}, ("L", "P")),
+    ("BMP", {}, ("1", "L", "P", "RGB")),
+    ("TIFF", {}, ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F")),
+    ("TIFF", {"big_tiff": True}, ("L", "RGB")),
+    ("TIFF", {"compression": "tiff_lzw"}, ("P", "RGB")),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}, ("1", "RGB", "F")),
+    ("TIFF", {"compression": "jpeg"}, ("L", "RGB")),
+    ("TIFF", {"compression": "packbits"}, ("RGB",)),
+)
+"""Format, how it is saved, and modes."""
 _EXTREMES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\x01")
 
 
-def seeds() -> list[bytes]:
-    """A small good file of every format and mode."""
+@cache
+def seeds() -> tuple[bytes, ...]:
+    """A small good file of every kind and mode."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    files = []
-    for file_format, modes in _MODES.items():
+    files = [compressed_big_tiff(pixels[..., 0])]
+    for file_format, options, modes in _KINDS:
         for mode in modes:
             image = Image.fromarray(pixels)
             deep = image.convert("L").convert("I").convert("I;16") if mode == "I;16" else None
             file = io.BytesIO()
-            (deep or image.convert(mode)).save(file, file_format)
+            (deep or image.convert(mode)).save(file, file_format, **options)
             files.append(file.getvalue())
-    return files
+    return tuple(files)
 
 
 def mutated(n: int, seed: int) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Broken files and bombs: a picture, or an error that says what is wrong; nothing else happens."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_the_good_files_are_good() -> None:
         assert decode(data, max_pixels=MOST_PIXELS).shape == (24, 32, 3)
 
 
-def test_a_broken_file_is_a_picture_or_bad_input() -> None:
+def test_a_broken_file_is_a_picture_or_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
     refused = 0
     for data in mutated(500, seed=0):
         try:
@@ -30,6 +31,7 @@ def test_a_broken_file_is_a_picture_or_bad_input() -> None:
         except BadInput:
             refused += 1
     assert 100 < refused < 500
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.chaos
@@ -37,7 +39,10 @@ def test_a_broken_file_is_a_picture_or_bad_input() -> None:
 def test_thousands_of_broken_files_and_every_bomb_over_http(serve: Serve) -> None:
     wish = {"n": "1", "num_inference_steps": "1"}
     bombs = [make(20 * 2**20 - 2000) for make in BOMBS.values()]
-    with serve() as victim, httpx.Client(base_url=victim.url, timeout=300) as client:
+    with (
+        serve(log_format="json") as victim,
+        httpx.Client(base_url=victim.url, timeout=300) as client,
+    ):
         worker = victim.service.worker_pid
 
         def post(data: bytes) -> int:
@@ -51,6 +56,9 @@ def test_thousands_of_broken_files_and_every_bomb_over_http(serve: Serve) -> Non
         assert set(statuses) <= {200, 400, 413, 415, 422}
         assert victim.service.worker_pid == worker
         assert post(seeds()[0]) == 200
+        lines = victim.service.log().splitlines()
+        assert len(lines) > len(statuses)
+        assert all(isinstance(json.loads(line), dict) for line in lines)
         record(
             "broken files",
             {
