@@ -4,10 +4,12 @@ Uploads are hostile until proven otherwise: only the listed formats are ever par
 pixels is taken from the header before anything is decoded, and of a file nothing but its first
 picture reaches the library that decodes it (:mod:`app.api.containers`).
 
-Memory. At the worst, which is WebP, decoding holds 16 bytes for every pixel besides the file and
-two copies of it: libwebp's two canvases, its answer and Pillow's picture, 4 bytes each. JPEG,
-progressive and in four colours, takes 12; TIFF of floats takes 8; the others 7. That is the
+Memory. At the worst, which is WebP, decoding holds 16 bytes for every pixel: libwebp's two
+canvases, its answer and Pillow's picture, 4 bytes each. JPEG takes up to 12, progressive and in
+four colours; TIFF too, where four colours of 16 bits are one strip; the others 7. That is the
 picture as Pillow holds it, at most 4, and the answer, 3: what is done to it is done in strips.
+To this come the file, two copies of it (three while Pillow opens a WebP), and a few megabytes for
+strips and tables.
 """
 
 import ctypes
@@ -29,7 +31,8 @@ from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
 FORMATS_IN_WORDS: Final = "PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF"
 
 BYTES_PER_PIXEL: Final = 16
-"""Most that decoding holds at once for every pixel, of any format and mode."""
+"""Most that decoding holds at once for every pixel, of any format and mode; copies of the file are
+not in it."""
 
 MAX_SIDE: Final = 65_535
 """What JPEG, GIF and most programs can hold."""

@@ -4,6 +4,7 @@ The peak is the kernel's ``VmHWM``; ``ru_maxrss`` would begin at that of the pro
 this one.
 """
 
+import struct
 import subprocess
 import sys
 import zlib
@@ -16,7 +17,17 @@ import pytest
 from PIL import Image
 
 from app.api.uploads import BYTES_PER_PIXEL
-from tests.chaos.bombs import BOMBS, LONG, SHORT, saved, tiff, tiff_rest
+from tests.chaos.bombs import (
+    BOMBS,
+    LONG,
+    SHORT,
+    riff_chunk,
+    saved,
+    tiff,
+    tiff_rest,
+    webp,
+    webp_pixels,
+)
 from tests.chaos.figures import record
 
 QUICK, LARGEST = (3000, 2000), (10_000, 5000)
@@ -69,6 +80,19 @@ def float_tiff(size: tuple[int, int]) -> bytes:
     return tiff(entries, values)
 
 
+def deep_tiff(size: tuple[int, int]) -> bytes:
+    """Four colours of 16 bits, in one compressed strip."""
+    width, height = size
+    values = zlib.compress(bytes(8 * width * height), 1)
+    start = tiff_rest(9)
+    entries = [
+        *((256, LONG, 1, width), (257, LONG, 1, height), (258, SHORT, 4, start)),
+        *((259, SHORT, 1, 8), (262, SHORT, 1, 5), (273, LONG, 1, start + 8), (277, SHORT, 1, 4)),
+        *((278, LONG, 1, height), (279, LONG, 1, len(values))),
+    ]
+    return tiff(entries, struct.pack("<4H", 16, 16, 16, 16) + values)
+
+
 def lab_tiff(size: tuple[int, int]) -> bytes:
     grey = noise("L", size)
     return saved(Image.merge("LAB", (grey, grey, grey)), "TIFF", compression="packbits")
@@ -94,8 +118,9 @@ CASES: Final[dict[str, tuple[int, Callable[[tuple[int, int]], bytes]]]] = {
     "TIFF YCbCr": (11, writer("TIFF", "YCbCr", compression="tiff_adobe_deflate")),
     "TIFF LAB": (7, lab_tiff),
     "TIFF F": (8, float_tiff),
+    "TIFF CMYK of 16 bits": (12, deep_tiff),
 }
-"""Most bytes a pixel, and the file."""
+"""Most bytes a pixel besides copies of the file, and the file."""
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +167,15 @@ def assert_bounded(name: str, size: tuple[int, int], small: Path, folder: Path) 
     assert peak > answer - AROUND
     assert peak <= most * size[0] * size[1] + 2 * path.stat().st_size + AROUND
     return peak
+
+
+def test_a_long_file_is_copied_three_times_at_most(small: Path, tmp_path: Path) -> None:
+    """Where there are few pixels, the most is held before any is decoded, by Pillow's WebP."""
+    path = tmp_path / "picture"
+    path.write_bytes(webp(riff_chunk(b"VP8 ", webp_pixels()[8:] + bytes(60_000_000))))
+    peak, refused = peak_of(small, path)
+    assert not refused
+    assert peak < 3 * path.stat().st_size + AROUND
 
 
 def test_bombs_take_no_memory(small: Path, tmp_path: Path) -> None:
