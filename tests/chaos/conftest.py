@@ -14,6 +14,9 @@ import pytest
 
 from tests.api.processes import ServiceProcess, service_process
 from tests.api.scrape import value
+from tests.chaos.load import until
+
+Stage = Literal["encode", "start", "step", "decode"]
 
 FAULTS = Path(__file__).with_name("faults")
 
@@ -31,11 +34,18 @@ class Victim:
         """Its address."""
         return self.service.url
 
-    def stumble(self, stage: Literal["encode", "step", "decode"], kind: str) -> None:
-        """Make the worker's next call of ``stage`` raise."""
+    async def stumble(self, stage: Stage, kind: str) -> None:
+        """Make the worker's next call of ``stage`` raise; what was asked before comes first."""
+        await until(lambda: not (self.folder / stage).exists())
         half = self.folder / "half"
         half.write_text(kind)
         half.rename(self.folder / stage)
+
+    @property
+    def struck(self) -> int:
+        """How many errors were raised."""
+        file = self.folder / "struck"
+        return file.stat().st_size if file.exists() else 0
 
     def count(self, name: str, **labels: str) -> float:
         """One number from /metrics."""

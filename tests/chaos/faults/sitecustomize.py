@@ -2,8 +2,9 @@
 
 Only where ``CHAOS_FAULTS`` names a folder is anything touched. Both processes count what they hold
 when they get a SIGUSR2, into a file ``census-<pid>`` there. In the worker a file ``encode``,
-``step`` or ``decode`` makes the next such call raise what the file says, once: ``memory`` or
-``error``. A request with seed :data:`POISON` ends the worker in its second step, whenever it runs.
+``start``, ``step`` or ``decode`` makes the next such call raise what the file says, once:
+``memory`` or ``error``; each adds a byte to the file ``struck``. A request with seed
+:data:`POISON` ends the worker in its second step, whenever it runs.
 """
 
 import asyncio
@@ -51,6 +52,8 @@ if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
             wish.unlink()
         except FileNotFoundError:
             return
+        with (folder / "struck").open("a") as struck:
+            struck.write(".")
         if kind == "memory":
             raise torch.OutOfMemoryError("chaos: out of memory")
         raise RuntimeError("chaos: an error")
@@ -60,6 +63,7 @@ if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
         return plain["encode"](self, *arguments)
 
     def start(self: Any, embedding: Any, parameters: Any, index: int) -> Any:
+        strike("start")
         sample = plain["start"](self, embedding, parameters, index)
         if parameters.seed == POISON:
             poisonous.add(sample)
