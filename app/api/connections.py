@@ -5,10 +5,13 @@ request, for a head that comes letter by letter, and for a client that does not 
 """
 
 import asyncio
+import logging
 import resource
 import time
 from collections.abc import Callable, Collection
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 
@@ -38,7 +41,10 @@ class Connections:
         """Look at uvicorn's protocol objects every second, for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            self.look(connections)
+            try:
+                self.look(connections)
+            except Exception:
+                logger.exception("The connections could not be looked at")
 
     def look(self, connections: Collection[Any]) -> None:
         """Look once, and end those whose time is up."""
@@ -50,10 +56,16 @@ class Connections:
                 known, since = before.get(connection, (wait, now))
                 self._waits[connection] = (wait, since if known == wait else now)
         longest_first = sorted(self._waits, key=lambda one: self._waits[one][1])
-        surplus = max(0, len(connections) - self._most)
-        for number, connection in enumerate(longest_first):
-            if number < surplus or now - self._waits[connection][1] > self._seconds:
-                connection.transport.abort()
+        late = sum(now - since > self._seconds for _, since in self._waits.values())
+        surplus = len(connections) - self._most
+        if surplus > late:
+            logger.warning(
+                "There are %d connections; ending %d idle ones", len(connections), surplus
+            )
+        elif late:
+            logger.info("Ending %d connections: nothing in %g s", late, self._seconds)
+        for connection in longest_first[: max(late, surplus)]:
+            connection.transport.abort()
 
 
 def _waits_for_client(connection: Any) -> tuple[object, str] | None:

@@ -41,7 +41,7 @@ def serve(settings: Settings, supervisor: Engine | None = None) -> None:
         )
     app = create_app(settings, supervisor)
     config = uvicorn.Config(
-        app, lifespan="on", log_config=None, access_log=False, server_header=False
+        app, lifespan="on", log_config=None, access_log=False, server_header=False, ws="none"
     )
     Server(config, app.state.service).run(sockets=[listener])
 
