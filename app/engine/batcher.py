@@ -115,13 +115,24 @@ class Batcher:
 
     def next(self) -> Batch | None:
         """The step that is due now, or ``None`` if the line is empty. Changes nothing."""
-        running = list(self.running())
-        if not running:
-            return None
-        size = min((ticket.size for ticket in running), key=self._last_turn_of)
-        tickets = tuple(ticket for ticket in running if ticket.size == size)
-        rows = sum(ticket.rows for ticket in tickets)
-        return Batch(tickets, size, rows, self.bucket(rows), self.rows - rows)
+        return next(iter(self.round()), None)
+
+    def round(self) -> list[Batch]:
+        """The next steps: one of each size that is running, in the order of their turns.
+
+        As long as the same samples are running, these steps come again and again in this order.
+        """
+        by_size: dict[Size, list[Ticket]] = {}
+        for ticket in self.running():
+            by_size.setdefault(ticket.size, []).append(ticket)
+        return [self._batch(by_size[size]) for size in sorted(by_size, key=self._last_turn_of)]
+
+    def steps_to_a_last(self, batches: Sequence[Batch]) -> int:
+        """How many steps of the :meth:`round` it takes until one is the last of some sample."""
+        return 1 + min(
+            place + len(batches) * (min(self._steps_left[t] for t in batch.tickets) - 1)
+            for place, batch in enumerate(batches)
+        )
 
     def advance(self, batch: Batch, steps: int = 1) -> list[Ticket]:
         """Count ``batch`` as done ``steps`` times; the samples for which that was the last step.
@@ -132,14 +143,16 @@ class Batcher:
         self._last_turn[batch.size] = self._turn
         return [ticket for ticket in batch.tickets if self._count(ticket, steps)]
 
-    def unchanging(self, batch: Batch) -> int:
-        """How many times ``batch``, the next one, will be done before another one is due.
-
-        That is as long as nobody is added or cancelled meanwhile; at least once.
-        """
-        if any(ticket.size != batch.size for ticket in self.running()):
-            return 1
-        return min(self._steps_left[ticket] for ticket in batch.tickets)
+    def advance_round(self, batches: Sequence[Batch], steps: int) -> list[Ticket]:
+        """Count so many steps of the :meth:`round` as done, none after a sample's last one."""
+        rounds, more = divmod(steps, len(batches))
+        finished: list[Ticket] = []
+        if rounds:
+            for batch in batches[more:]:
+                finished += self.advance(batch, rounds)
+        for batch in batches[:more]:
+            finished += self.advance(batch, rounds + 1)
+        return finished
 
     def bucket(self, rows: int) -> int:
         """The smallest bucket that holds ``rows``, or ``rows`` themselves past the largest."""
@@ -155,14 +168,19 @@ class Batcher:
                 return
             yield ticket
 
+    def _batch(self, tickets: Sequence[Ticket]) -> Batch:
+        rows = sum(ticket.rows for ticket in tickets)
+        return Batch(tuple(tickets), tickets[0].size, rows, self.bucket(rows), self._rows - rows)
+
     def _last_turn_of(self, size: Size) -> int:
         return self._last_turn.get(size, 0)
 
     def _count(self, ticket: Ticket, steps: int) -> bool:
-        if ticket not in self._steps_left:
+        left = self._steps_left.get(ticket)
+        if left is None:
             return False
-        self._steps_left[ticket] -= steps
-        if self._steps_left[ticket] > 0:
+        if left > steps:
+            self._steps_left[ticket] = left - steps
             return False
         self._remove(ticket)
         return True

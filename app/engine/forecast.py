@@ -7,6 +7,7 @@ what the batcher knows: joining, waiting past the cap, sizes that take turns.
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from app.engine.batcher import Batcher, Size, Ticket
 from app.engine.costs import Costs
@@ -39,9 +40,10 @@ def foresee(
     """The :class:`Span` of every request in ``line``, ``unencoded`` and ``undecoded``, by its id.
 
     Turn by turn as :class:`app.worker.loop.Worker` takes them: encode one picture, step, decode
-    one micro-batch. ``line`` is not changed.
+    one micro-batch. Turns with nothing but a step are counted together up to the next that is
+    somebody's last. ``line`` is not changed.
     """
-    run = _Run(line.copy(), deque(unencoded), deque(undecoded), costs, decoded_at_once)
+    run = _Run(line.copy(), deque(unencoded), list(undecoded), costs, decoded_at_once)
     while run.busy:
         run.encode()
         run.step()
@@ -56,12 +58,13 @@ class _Run:
         self,
         line: Batcher,
         unencoded: deque[tuple[str, Parameters]],
-        undecoded: deque[Ticket],
+        undecoded: list[Ticket],
         costs: Costs,
         decoded_at_once: int,
     ) -> None:
         self.line, self.unencoded, self.undecoded = line, unencoded, undecoded
         self.costs, self.decoded_at_once = costs, decoded_at_once
+        self.step_seconds = cache(costs.step)  # a few sizes and buckets, asked for at every step
         self.now = 0.0
         self.started: dict[str, float] = {}
         self.finished: dict[str, float] = {}
@@ -80,24 +83,34 @@ class _Run:
                 self.line.add(ticket)
 
     def step(self) -> None:
-        batch = self.line.next()
-        if batch is None:
+        batches = self.line.round()
+        if not batches:
             return
-        for ticket in batch.tickets:
-            self.started.setdefault(ticket.request_id, self.now)
         # Alike steps are counted together, or a long queue would take long to foresee.
-        alike = 1 if self.unencoded or self.undecoded else self.line.unchanging(batch)
-        self.now += alike * self.costs.step(batch.size, batch.bucket)
-        self.undecoded.extend(self.line.advance(batch, alike))
+        alone = not self.unencoded and not self.undecoded
+        steps = self.line.steps_to_a_last(batches) if alone else 1
+        seconds = [self.step_seconds(batch.size, batch.bucket) for batch in batches]
+        for batch, each in zip(batches[:steps], seconds, strict=False):
+            for ticket in batch.tickets:
+                self.started.setdefault(ticket.request_id, self.now)
+            self.now += each
+        # Nobody starts after the first round.
+        rounds, more = divmod(max(steps - len(batches), 0), len(batches))
+        self.now += rounds * sum(seconds) + sum(seconds[:more])
+        self.undecoded += self.line.advance_round(batches, steps)
 
     def decode(self) -> None:
         if not self.undecoded:
             return
         size: Size = self.undecoded[0].size
-        chosen = [t for t in self.undecoded if t.size == size][: self.decoded_at_once]
+        chosen: list[Ticket] = []
+        later: list[Ticket] = []
+        for ticket in self.undecoded:
+            fits = ticket.size == size and len(chosen) < self.decoded_at_once
+            (chosen if fits else later).append(ticket)
+        self.undecoded = later
         self.now += len(chosen) * self.costs.decode(size)
         for ticket in chosen:
-            self.undecoded.remove(ticket)
             self.missing[ticket.request_id] -= 1
             if self.missing[ticket.request_id] == 0:
                 self.finished[ticket.request_id] = self.now

@@ -174,6 +174,22 @@ def test_a_copy_goes_its_own_way() -> None:
     assert batcher.rows == 2
 
 
+def test_a_round_has_a_step_of_each_size_and_ends_with_somebodys_last() -> None:
+    batcher = Batcher([16])
+    batcher.add(ticket("a", steps=9))
+    batcher.add(ticket("b", steps=3, size=LARGE))
+    batcher.add(ticket("c", steps=9))
+    step(batcher)
+    batches = batcher.round()
+    assert [names(batch) for batch in batches] == [["b"], ["a", "c"]]
+    assert batcher.steps_to_a_last(batches) == 5
+    assert [ticket.request_id for ticket in batcher.advance_round(batches, 5)] == ["b"]
+
+
+def test_an_empty_line_has_an_empty_round() -> None:
+    assert Batcher([8]).round() == []
+
+
 # Over generated schedules
 
 
@@ -320,3 +336,23 @@ def test_a_cancelled_request_takes_no_further_step(cap: int, schedule: list[Even
     for now, batch in enumerate(run.batches):
         for sample in batch.tickets:
             assert run.cancelled.get(sample.request_id, now + 1) > now
+
+
+@given(cap=caps, schedule=events([SMALL, LARGE, WIDE]))
+def test_a_round_is_what_single_steps_come_to(cap: int, schedule: list[Event]) -> None:
+    together, singly = Batcher([cap]), Batcher([cap])
+    for number, event in enumerate(schedule):
+        for index in range(event.samples):
+            sample = ticket(str(number), index, size=event.size, rows=event.rows, steps=event.steps)
+            together.add(sample)
+            singly.add(sample)
+        for _ in range(event.delay):
+            batches = together.round()
+            steps = together.steps_to_a_last(batches) if batches else 0
+            finished = together.advance_round(batches, steps) if batches else []
+            for count in range(steps, 0, -1):
+                batch = singly.next()
+                assert batch is not None
+                assert singly.advance(batch) == (finished if count == 1 else [])
+            assert [*together] == [*singly]
+            assert together.next() == singly.next()

@@ -1,19 +1,17 @@
 """The forecast against the batcher itself, run step by step."""
 
-from collections import deque
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.batcher import Batcher
+from app.engine.batcher import Batcher, Ticket
 from app.engine.costs import Costs
 from app.engine.forecast import foresee, tickets
-from app.engine.messages import Ready, Stats
+from app.engine.messages import DecodedSome, Ready, Stats
 from app.parameters import Fit, Parameters, Scheduler
 from tests.api.fakes import MODEL
 
-SIZES = ((64, 64), (128, 64))
+SIZES = ((64, 64), (128, 64), (64, 128))
 DECODED_AT_ONCE = 2
 
 
@@ -29,6 +27,10 @@ def known_costs() -> Costs:
     table = {rows: 0.1 * rows for rows in (2, 4, 8, 16)}
     costs.measured(Ready(MODEL, (2, 4, 8, 16), table, 1.0, 2.0, DECODED_AT_ONCE))
     return costs
+
+
+def stats(seconds: float, bucket: int = 4, size: tuple[int, int] = SIZES[0]) -> Stats:
+    return Stats(seconds, bucket, bucket, size, (), 1, 0, 16)
 
 
 def test_one_request_takes_its_encode_its_steps_and_its_decode() -> None:
@@ -48,6 +50,8 @@ def test_what_only_waits_to_be_decoded_is_foreseen_too() -> None:
     assert spans["a"].finished == pytest.approx(3 * 2.0)
 
 
+# Against turns taken singly
+
 requests = st.lists(
     st.builds(
         asked,
@@ -56,60 +60,101 @@ requests = st.lists(
         guidance=st.sampled_from([1.0, 3.0]),
         size=st.sampled_from(SIZES),
     ),
-    min_size=1,
     max_size=6,
 )
 
+seconds = st.floats(0.001, 10.0)
 
-@given(asked_for=requests, in_line=st.integers(0, 6), cap=st.integers(2, 10))
-def test_counting_alike_steps_together_changes_nothing(
-    asked_for: list[Parameters], in_line: int, cap: int
-) -> None:
-    line, costs = Batcher([cap]), known_costs()
-    named = [(str(i), parameters) for i, parameters in enumerate(asked_for)]
-    for name, parameters in named[:in_line]:
-        for ticket in tickets(name, parameters):
+
+@st.composite
+def some_costs(draw: st.DrawFn) -> Costs:
+    """Costs by which every size and bucket differs from the others."""
+    costs = Costs()
+    table = {rows: draw(seconds) for rows in (2, 4, 8, 16)}
+    costs.measured(Ready(MODEL, (2, 4, 8, 16), table, draw(seconds), draw(seconds), 1))
+    for size in SIZES:
+        costs.learn(stats(draw(seconds), size=size))
+        costs.learn_decode(DecodedSome(1, size, draw(seconds)))
+    return costs
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> Batcher:
+    """A line that has been under way for a while, with a cap that may have been lowered."""
+    largest = draw(st.integers(2, 16))
+    line = Batcher(sorted({*draw(st.sets(st.integers(1, largest))), largest}))
+    for name, parameters in enumerate(draw(requests)):
+        for ticket in tickets(f"line {name}", parameters):
             line.add(ticket)
-    spans = foresee(line, named[in_line:], [], costs, DECODED_AT_ONCE)
-    assert {name: span.finished for name, span in spans.items()} == pytest.approx(
-        step_by_step(line.copy(), deque(named[in_line:]), costs, dict(named))
-    )
+        for _ in range(draw(st.integers(0, 6))):
+            if batch := line.next():
+                line.advance(batch)
+    line.limit(draw(st.integers(1, largest)))
+    return line
 
 
-def step_by_step(
+@settings(max_examples=400)
+@given(
+    line=lines(),
+    to_encode=requests,
+    to_decode=requests,
+    costs=some_costs(),
+    decoded_at_once=st.integers(1, 5),
+)
+def test_counting_alike_steps_together_changes_nothing(
     line: Batcher,
-    unencoded: deque[tuple[str, Parameters]],
+    to_encode: list[Parameters],
+    to_decode: list[Parameters],
     costs: Costs,
-    parameters: dict[str, Parameters],
-) -> dict[str, float]:
-    """The same turns, taken singly."""
-    now, undecoded, finished = 0.0, list(tickets("", asked(n=1)))[:0], {}
-    left = {name: own.n for name, own in parameters.items()}
-    while unencoded or len(line) or undecoded:
-        if unencoded:
-            name, own = unencoded.popleft()
+    decoded_at_once: int,
+) -> None:
+    unencoded = [(f"encode {name}", parameters) for name, parameters in enumerate(to_encode)]
+    undecoded = [
+        ticket
+        for name, parameters in enumerate(to_decode)
+        for ticket in tickets(f"decode {name}", parameters)
+    ]
+    before = [*line]
+    spans = foresee(line, unencoded, undecoded, costs, decoded_at_once)
+    assert [*line] == before
+    expected = turn_by_turn(line.copy(), unencoded, undecoded, costs, decoded_at_once)
+    assert spans.keys() == expected.keys()
+    for name, span in spans.items():
+        assert (span.started, span.finished) == pytest.approx(expected[name]), name
+
+
+def turn_by_turn(
+    line: Batcher,
+    unencoded: list[tuple[str, Parameters]],
+    undecoded: list[Ticket],
+    costs: Costs,
+    decoded_at_once: int,
+) -> dict[str, tuple[float, float]]:
+    """Start and end of every request, by turns that are taken singly."""
+    now, to_encode, to_decode = 0.0, [*unencoded], [*undecoded]
+    started: dict[str, float] = {}
+    finished: dict[str, float] = {}
+    while to_encode or len(line) or to_decode:
+        if to_encode:
+            name, parameters = to_encode.pop(0)
             now += costs.encode
-            for ticket in tickets(name, own):
+            for ticket in tickets(name, parameters):
                 line.add(ticket)
         if batch := line.next():
+            for ticket in batch.tickets:
+                started.setdefault(ticket.request_id, now)
             now += costs.step(batch.size, batch.bucket)
-            undecoded += line.advance(batch)
-        chosen = [t for t in undecoded if t.size == undecoded[0].size][:DECODED_AT_ONCE]
+            to_decode += line.advance(batch)
+        chosen = [t for t in to_decode if t.size == to_decode[0].size][:decoded_at_once]
         for ticket in chosen:
             now += costs.decode(ticket.size)
-            undecoded.remove(ticket)
+            to_decode.remove(ticket)
         for ticket in chosen:
-            left[ticket.request_id] -= 1
-            if not left[ticket.request_id]:
-                finished[ticket.request_id] = now
-    return finished
+            finished[ticket.request_id] = now  # its last picture says it last
+    return {name: (started.get(name, 0.0), end) for name, end in finished.items()}
 
 
 # Costs
-
-
-def stats(seconds: float, bucket: int = 4, size: tuple[int, int] = SIZES[0]) -> Stats:
-    return Stats(seconds, bucket, bucket, size, (), 1, 0, 16)
 
 
 def test_a_step_between_two_known_buckets_costs_what_lies_between() -> None:
