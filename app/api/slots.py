@@ -75,11 +75,13 @@ class Slots:
         now = self._clock()
         self._promised = [when for when in self._promised if when + HELD_SECONDS > now]
         free = self.limit - self.taken
+        if 2 * free > self.limit:  # the rush is over: there is room for those who were told, too
+            self._promised.clear()
         if free > 0 and self._promised and self._promised[0] <= now:
             del self._promised[0]
         elif not self._is_free_for_a_newcomer(now, free):
             raise QueueFull(
-                f"All {self.limit} places in the queue are taken; ask again a little later",
+                f"All {self.limit} places in the queue are taken or promised; ask again a little later",
                 retry_after=self._promise(now) - now,
             )
 

@@ -66,8 +66,8 @@ def test_a_place_that_will_be_needed_is_kept_from_newcomers() -> None:
     door = full()
     told = door.refused()
     door.leave("a")
+    door.enter("there will be another")
     door.leave("b")
-    door.enter("there is another")
     door.refused("a newcomer, a little early")
     door.now += told
     door.enter("as told")
@@ -85,10 +85,20 @@ def test_a_place_whose_promise_lapsed_is_anybodys() -> None:
     door = full()
     told = door.refused()
     door.leave("a")
-    door.leave("b")
     door.enter("anybody", end=9.0)
+    door.leave("b")
     door.now += told + HELD_SECONDS
     door.enter("anybody else")
+
+
+def test_once_the_queue_has_half_emptied_nothing_is_kept() -> None:
+    door = full()
+    for _ in range(5):
+        door.refused()
+    door.leave("a")
+    door.leave("b")
+    for name in "xy":
+        door.enter(name, end=9.0)
 
 
 def test_while_all_are_uploading_the_time_is_a_guess() -> None:

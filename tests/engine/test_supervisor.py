@@ -359,6 +359,7 @@ async def test_a_worker_that_goes_silent_over_its_work_is_killed(
     assert diary.causes == ["silence"]
 
 
+@pytest.mark.chaos
 async def test_who_goes_away_and_asks_again_is_found_out_all_the_same(
     running: tuple[Supervisor, Diary],
 ) -> None:
@@ -375,6 +376,7 @@ async def test_who_goes_away_and_asks_again_is_found_out_all_the_same(
     assert await run(supervisor, "others")
 
 
+@pytest.mark.chaos
 async def test_nobody_is_blamed_for_the_one_that_hung_the_worker_and_went(
     running: tuple[Supervisor, Diary],
 ) -> None:
