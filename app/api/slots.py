@@ -81,7 +81,7 @@ class Slots:
             del self._promised[0]
         elif not self._is_free_for_a_newcomer(now, free):
             raise QueueFull(
-                f"All {self.limit} places in the queue are taken or promised; ask again a little later",
+                f"All {self.limit} places in the queue are taken, or promised; ask again soon",
                 retry_after=self._promise(now) - now,
             )
 
