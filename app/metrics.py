@@ -164,7 +164,8 @@ class Metrics:
         )
         self._suspects = Counter(
             "variations_suspect_requests_total",
-            "Requests that were running in two deaths of a worker, and so are run alone.",
+            "Requests that were, or whose like was, running in two deaths of a worker, and so are "
+            "run alone.",
             registry=registry,
         )
         self._convictions = Counter(

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         default=64,
         ge=1,
-        description="Requests accepted and not yet answered; more are refused with 429.",
+        description="Requests accepted whose answer is not yet read; more are refused with 429.",
     )
     key_quota: int | None = Field(
         default=None,

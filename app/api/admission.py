@@ -64,14 +64,14 @@ class Admission:
             seconds[stage.name] += stage.ended - stage.began
         return seconds
 
-    def check_reach(self, finished: float, takes: float) -> None:
+    def check_reach(self, finished: float, takes: float, may_try: Callable[[], bool]) -> None:
         """Refuse what will be finished only ``finished`` seconds from now, if that is too late.
 
         With nothing else to do it would take ``takes`` seconds; if that is too long already, there
-        is no use in coming back.
+        is no use in coming back. Otherwise ``may_try`` may say that it is tried all the same.
         """
         left = self.accepted + self.seconds - time.perf_counter()
-        if finished <= left:
+        if finished <= left or (takes <= left and may_try()):
             return
         never = takes > self.seconds
         raise DeadlineOutOfReach(

@@ -21,6 +21,9 @@ SPARE_FILES = 64
 MOST_FILES = 8192
 
 
+_READING, _ASKING = "for an answer to be read", "for a request"
+
+
 class Connections:
     """Ends those that wait for their client longer than ``seconds``, and those that are too many.
 
@@ -35,7 +38,7 @@ class Connections:
         self._seconds = seconds
         self._most = most
         self._clock = clock
-        self._waits: dict[Any, tuple[object, float]] = {}
+        self._waits: dict[Any, tuple[tuple[object, str], float]] = {}
 
     async def watch(self, connections: Collection[Any]) -> None:
         """Look at uvicorn's protocol objects every second, for ever."""
@@ -55,26 +58,30 @@ class Connections:
             if wait is not None:
                 known, since = before.get(connection, (wait, now))
                 self._waits[connection] = (wait, since if known == wait else now)
-        longest_first = sorted(self._waits, key=lambda one: self._waits[one][1])
-        late = sum(now - since > self._seconds for _, since in self._waits.values())
-        surplus = len(connections) - self._most
-        if surplus > late:
-            logger.warning(
-                "There are %d connections; ending %d idle ones", len(connections), surplus
-            )
-        elif late:
-            logger.info("Ending %d connections: nothing in %g s", late, self._seconds)
-        for connection in longest_first[: max(late, surplus)]:
+        late = [one for one, (_, since) in self._waits.items() if now - since > self._seconds]
+        if late:
+            logger.info("Ending %d connections: nothing in %g s", len(late), self._seconds)
+        surplus = self._idle_too_many(len(connections) - self._most - len(late), late)
+        if surplus:
+            logger.warning("Of %d connections ending %d idle ones", len(connections), len(surplus))
+        for connection in late + surplus:
             connection.transport.abort()
+
+    def _idle_too_many(self, number: int, late: Collection[Any]) -> list[Any]:
+        """So many of those without a request that have waited longest and are not late yet."""
+        idle = [one for one, ((_, what), _) in self._waits.items() if what == _ASKING]
+        longest_first = sorted(set(idle).difference(late), key=lambda one: self._waits[one][1])
+        return longest_first[: max(0, number)]
 
 
 def _waits_for_client(connection: Any) -> tuple[object, str] | None:
     """What it waits for, a different thing for every request; ``None`` if its client waits."""
     cycle = connection.cycle
-    if cycle is not None and not cycle.response_complete:
-        return (cycle, "to be read") if cycle.response_started else None
+    # Also of an earlier answer, behind which this one waits.
     unread = connection.transport.get_write_buffer_size() > 0
-    return (cycle, "to be read" if unread else "for a request")
+    if cycle is not None and not cycle.response_complete:
+        return (cycle, _READING) if cycle.response_started or unread else None
+    return (cycle, _READING if unread else _ASKING)
 
 
 def most_connections() -> int:

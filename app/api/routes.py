@@ -127,11 +127,7 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     parameters = resolve(form, admission.model)
     fingerprint = await asyncio.to_thread(fingerprint_of, form.image.file, parameters)
     foreseen = service.engine.foresee(parameters).finished
-    takes, finished = service.engine.takes(parameters), foreseen
-    if not service.engine.pending:
-        # What was slow need not be slow now, and nothing but a request can tell.
-        finished = service.engine.restart_seconds() + takes
-    admission.check_reach(finished, takes)
+    admission.check_reach(foreseen, service.engine.takes(parameters), service.engine.may_try)
 
     async def picture() -> Picture:
         nonlocal waiting_since

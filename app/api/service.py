@@ -69,17 +69,12 @@ class Engine(Protocol):
         """When a request would start and be finished if it were accepted now, in seconds."""
         ...
 
-    @property
-    def pending(self) -> int:
-        """Requests accepted and not yet answered."""
-        ...
-
     def takes(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
         ...
 
-    def restart_seconds(self) -> float:
-        """Seconds until a worker that is being replaced should be there again; 0 if one is."""
+    def may_try(self) -> bool:
+        """Whether to take a request though it seems to take too long, to see whether it does."""
         ...
 
     def finishes(self) -> Mapping[str, float]:

@@ -34,8 +34,9 @@ class Backlog:
         self._buckets: tuple[int, ...] = (1,)
         self._line = Batcher(self._buckets)
         self._decoded_at_once = 1
-        self._leaving: dict[str, Job] = {}
-        self._were_running: set[str] = set()
+        self._sent: dict[str, Job] = {}
+        """What the worker has, in the order in which it got it; also what it has yet to drop."""
+        self._leaving: set[str] = set()
         self._left = self._dropped = 0
 
     def __len__(self) -> int:
@@ -57,6 +58,7 @@ class Backlog:
     def remove(self, job: Job) -> None:
         """It is answered, or nobody waits for it any more and the worker does not have it."""
         del self._jobs[job.request_id]
+        self._sent.pop(job.request_id, None)
         self._line.cancel(job.request_id)
 
     @property
@@ -67,7 +69,7 @@ class Backlog:
     @property
     def busy(self) -> bool:
         """Whether the worker has something, if only what it has not dropped yet."""
-        return bool(self._leaving) or self.submitted > 0
+        return any(not job.made for job in self._sent.values())
 
     # One worker's life
 
@@ -95,23 +97,30 @@ class Backlog:
         """The worker is sent it."""
         job.submitted = True
         job.behind = self._left
+        self._sent[job.request_id] = job
 
     def leave(self, job: Job) -> None:
         """Nobody waits for it any more, and the worker, which has it, is told to drop it.
 
-        Until it has, it may still be running, and what happens to the worker may be its doing.
+        Until it has, it works on it, and what happens to the worker may be its doing.
         """
-        if job in self.running():
-            self._were_running.add(job.request_id)
-        self.remove(job)
-        self._leaving[job.request_id] = job
+        del self._jobs[job.request_id]
+        job.source = None
+        self._leaving.add(job.request_id)
         self._left += 1
 
     def dropped(self, request_id: str) -> None:
         """The worker has dropped a job that nobody waited for."""
-        self._leaving.pop(request_id, None)
-        self._were_running.discard(request_id)
+        self.made_for_nobody(request_id)
         self._dropped += 1
+
+    def made_for_nobody(self, request_id: str) -> Job | None:
+        """The worker is done with a job that it was told to drop; gives it, if it is one."""
+        if request_id not in self._leaving:
+            return None
+        self._leaving.discard(request_id)
+        self._line.cancel(request_id)
+        return self._sent.pop(request_id)
 
     def encoded(self, job: Job, encoded: Encoded) -> None:
         """The worker has its embedding, and its samples join the line."""
@@ -130,7 +139,7 @@ class Backlog:
         taken = tuple(
             Ticket(name, index, job.parameters.size, job.parameters.rows, job.parameters.calls)
             for name, index in stats.members
-            if (job := self._jobs.get(name))
+            if (job := self._sent.get(name))
         )
         self._line.advance(Batch(taken, stats.size, stats.rows, stats.bucket, stats.waiting_rows))
 
@@ -148,7 +157,7 @@ class Backlog:
         """
         stepping = {ticket.request_id for ticket in self._line.running()}
         waiting = {ticket.request_id for ticket in self._line} - stepping
-        there = [job for job in self._jobs.values() if job.on_the_worker]
+        there = [job for job in self._sent.values() if not job.made]
         joined = [job for job in there if job.joined and job.request_id not in waiting]
         begun = [job for job in there if not job.joined and job.behind <= self._dropped]
         return joined + begun[:1]
@@ -158,14 +167,14 @@ class Backlog:
 
         Among them are those that nobody waits for any more.
         """
-        running = self.running() + [self._leaving[name] for name in self._were_running]
+        running = self.running()
         for job in running:
             job.deaths += 1
-        for job in self._jobs.values():
+        for job in self._sent.values():
             job.submitted = job.joined = False
         self._line = Batcher(self._buckets)
+        self._sent.clear()
         self._leaving.clear()
-        self._were_running.clear()
         self._left = self._dropped = 0
         return running
 
@@ -191,7 +200,10 @@ class Backlog:
             if job.joined and job.request_id not in in_line
             for ticket in tickets(job.request_id, job.parameters)
         ]
-        return foresee(self._line, unencoded, undecoded, self.costs, self._decoded_at_once)
+        line = self._line.copy()
+        for name in self._leaving:
+            line.cancel(name)
+        return foresee(line, unencoded, undecoded, self.costs, self._decoded_at_once)
 
     def takes(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
@@ -202,6 +214,6 @@ class Backlog:
         """Seconds that the worker's present turn should take: an encode, a step, a decode."""
         batch = self._line.next()
         step = self.costs.step(batch.size, batch.bucket) if batch else 0.0
-        sizes = {job.parameters.size for job in self._waiting() if job.joined}
+        sizes = {job.parameters.size for job in self._sent.values() if job.joined and not job.made}
         decode = max((self.costs.decode(size) for size in sizes), default=0.0)
         return self.costs.encode + step + self._decoded_at_once * decode

@@ -20,10 +20,10 @@ class Job:
     until the picture is there. ``fingerprint`` is alike for requests that are alike.
 
     ``accepted`` is when, by ``monotonic``; ``started``, whether it has taken a step in any worker.
-    ``deaths`` counts the workers that ended while it, or its like before it, was running;
-    ``submitted`` says whether the present worker has it, ``joined`` whether its samples have joined
-    the line there. ``behind`` is how many cancellations that worker was sent before it.
-    ``moved_on`` is set once the pixels are not needed any more.
+    ``deaths`` counts the workers that ended while it was running, ``inherited`` those before it
+    that ended while its like was. ``submitted`` says whether the present worker has it, ``joined``
+    whether its samples have joined the line there. ``behind`` is how many cancellations that worker
+    was sent before it. ``moved_on`` is set once the pixels are not needed any more.
     """
 
     request_id: str
@@ -34,6 +34,7 @@ class Job:
     accepted: float = 0.0
     started: bool = False
     deaths: int = 0
+    inherited: int = 0
     submitted: bool = False
     joined: bool = False
     behind: int = 0
@@ -45,19 +46,24 @@ class Job:
         return self.answer.done()
 
     @property
-    def on_the_worker(self) -> bool:
-        """The worker has it and has not answered, though its caller may have gone."""
-        return self.submitted and (self.answer.cancelled() or not self.answer.done())
+    def made(self) -> bool:
+        """The worker has no more to do for it; one whose caller has gone may still be worked on."""
+        return self.answer.done() and not self.answer.cancelled()
+
+    @property
+    def all_deaths(self) -> int:
+        """Its own and its likes'."""
+        return self.deaths + self.inherited
 
     @property
     def suspect(self) -> bool:
         """It may be what ends workers: it must run alone."""
-        return self.deaths >= DEATHS_OF_A_SUSPECT
+        return self.all_deaths >= DEATHS_OF_A_SUSPECT
 
     @property
     def convicted(self) -> bool:
         """It ended a worker that it had to itself."""
-        return self.deaths > DEATHS_OF_A_SUSPECT
+        return self.all_deaths > DEATHS_OF_A_SUSPECT
 
     def submit(self) -> Submit:
         """The message that makes a worker run this; there must be a source."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -53,6 +54,9 @@ RETRY_AFTER = 5.0
 """Seconds after which to ask a service again that cannot say when it will be ready."""
 
 LONGEST_BACKOFF = 30.0
+
+TRY_SECONDS = 30.0
+"""Between two requests that are taken to see whether the worker is still slow."""
 
 MOST_FAILED_STARTS = 5
 """After so many in a row whoever waits is told; starting goes on, half a minute apart."""
@@ -129,6 +133,8 @@ class Supervisor:
         self._failed_starts = 0
         self._idle_lives = 0
         self._launched_at = 0.0
+        self._lost = False
+        self._tried_at = -math.inf
         self._complaint: str | None = None
         self._start_seconds: float | None = None
 
@@ -193,16 +199,28 @@ class Supervisor:
     def foresee(self, parameters: Parameters) -> Span:
         """When a request would start and be finished if it were accepted now, in seconds."""
         span = self._backlog.foresee(parameters)[NEWCOMER]
-        wait = self.restart_seconds()
+        wait = self._restart_seconds()
         return Span(wait + span.started, wait + span.finished)
 
     def takes(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
         return self._backlog.takes(parameters)
 
+    def may_try(self) -> bool:
+        """Whether to take a request though it seems to take too long, to see whether it does.
+
+        While nothing is made nothing is learned: what was slow a while ago would seem so for ever.
+        Now and then, and while nobody else would have to wait for it.
+        """
+        now = monotonic()
+        if self.state.phase != "ready" or self.pending or now < self._tried_at + TRY_SECONDS:
+            return False
+        self._tried_at = now
+        return True
+
     def finishes(self) -> dict[str, float]:
         """Seconds until every accepted request will be finished, by its id."""
-        wait = self.restart_seconds()
+        wait = self._restart_seconds()
         return {name: wait + span.finished for name, span in self._backlog.foresee().items()}
 
     def ready_in(self) -> float | None:
@@ -215,10 +233,9 @@ class Supervisor:
         if self.state.phase == "failed":
             return None
         known = self._start_seconds is not None and self._failed_starts == 0
-        return max(1.0, self.restart_seconds()) if known else RETRY_AFTER
+        return max(1.0, self._restart_seconds()) if known else RETRY_AFTER
 
-    def restart_seconds(self) -> float:
-        """Seconds until a worker that is being replaced should be there again; 0 if one is."""
+    def _restart_seconds(self) -> float:
         if self.state.phase == "ready" or self._start_seconds is None:
             return 0.0
         return max(0.0, self._launched_at + self._start_seconds - monotonic())
@@ -232,7 +249,7 @@ class Supervisor:
         self._refuse_quarantined(fingerprint)
         answer = asyncio.get_running_loop().create_future()
         job = Job(request_id, parameters, fingerprint, answer, accepted=monotonic())
-        job.deaths = self._quarantine.deaths(fingerprint)
+        job.inherited = self._quarantine.deaths(fingerprint)
         self._backlog.add(job)
         self._count_pending()
         self._suspect([job])
@@ -241,12 +258,7 @@ class Supervisor:
     def _refuse_quarantined(self, fingerprint: bytes) -> None:
         left = self._quarantine.left(fingerprint)
         if left > 0:
-            raise Quarantined(
-                "A request with this picture and these parameters ended the worker three times; "
-                f"its like is refused for another {left:.0f} s. Send another picture or other "
-                "parameters",
-                field="image",
-            )
+            raise _quarantined(left)
 
     async def _hand_over(self, job: Job, read: Read) -> None:
         """Get the picture, and see it become an embedding."""
@@ -291,7 +303,8 @@ class Supervisor:
             except Exception as error:  # no file, thread or memory to be had: it need not stay so
                 logger.exception("The worker could not be looked after")
                 ending = Ending("launch", f"could not be started: {error}")
-                self._lose_worker()
+                if not self._lost:
+                    self._lose_worker()
                 await self._let_go()
             if self.state.phase == "failed":
                 return
@@ -313,6 +326,7 @@ class Supervisor:
         worker = self._worker = WorkerProcess(self._receive)
         self._launched_at = monotonic()
         self._complaint = None
+        self._lost = False
         self._watchdog.heard()
         worker.launch(self._start)
         watch = asyncio.create_task(self._watch(worker))
@@ -328,9 +342,9 @@ class Supervisor:
 
     async def _let_go(self) -> None:
         """Of a worker that is half started, or cannot be ended as it should be."""
-        if self._worker:
-            self._worker.kill()
-            with suppress(Exception):
+        with suppress(Exception):
+            if self._worker:
+                self._worker.kill()
                 await self._worker.close(GOODBYE_SECONDS)
 
     async def _watch(self, worker: WorkerProcess) -> None:
@@ -353,6 +367,7 @@ class Supervisor:
 
     def _lose_worker(self) -> None:
         """The worker has ended. Before its exit status is known: a large process takes its time."""
+        self._lost = True
         match self.state.phase:
             case "failed":
                 return
@@ -372,13 +387,24 @@ class Supervisor:
         running = self._backlog.worker_lost()
         self._metrics.replayed(lost - sum(job.convicted and not job.answered for job in running))
         for job in running:
-            self._quarantine.died(job.fingerprint, job.deaths)
+            self._quarantine.died(job.fingerprint, job.all_deaths)
             if job.convicted:
                 self._metrics.convicted()
                 words, name = "Request %s ends workers; it is not run again", job.request_id
                 logger.error(words, name, extra={"request_id": name})
                 self._fail(job, WorkerKilled(_CONVICTION))
+                for other in self._likes(job):
+                    self._fail(other, _quarantined(self._quarantine.left(job.fingerprint)))
         self._suspect([job for job in running if not job.convicted and not job.answered])
+
+    def _likes(self, job: Job) -> list[Job]:
+        return [other for other in self._backlog if other.fingerprint == job.fingerprint]
+
+    def _forgive(self, job: Job) -> None:
+        """It has been made, so its like is not guilty of what it was running in."""
+        self._quarantine.forgive(job.fingerprint)
+        for other in self._likes(job):
+            other.inherited = 0
 
     def _suspect(self, jobs: Iterable[Job]) -> None:
         suspects = [job.request_id for job in jobs if job.suspect]
@@ -478,7 +504,8 @@ class Supervisor:
 
     def _answer(self, message: Encoded | Done | Failed) -> None:
         job = self._backlog.get(message.request_id)
-        if job is None:  # its caller has gone meanwhile
+        if job is None:
+            self._answer_nobody(message)
             return
         match message:
             case Encoded():
@@ -489,9 +516,17 @@ class Supervisor:
             case Failed(_, reason, kind):
                 self._fail(job, _ERRORS[kind](reason))
 
+    def _answer_nobody(self, message: Encoded | Done | Failed) -> None:
+        """Its caller has gone meanwhile."""
+        if isinstance(message, Encoded):
+            return
+        gone = self._backlog.made_for_nobody(message.request_id)
+        if gone and isinstance(message, Done):
+            self._forgive(gone)
+
     def _finish(self, job: Job, done: Done) -> None:
         self._idle_lives = 0
-        self._quarantine.forgive(job.fingerprint)
+        self._forgive(job)
         if job.answered:
             return
         job.finish(done)
@@ -503,6 +538,15 @@ class Supervisor:
             return
         job.fail(error)
         self._metrics.failed(job.parameters)
+
+
+def _quarantined(seconds: float) -> Quarantined:
+    return Quarantined(
+        "A request with this picture and these parameters ended the worker three times; "
+        f"its like is refused for another {seconds:.0f} s. Send another picture or other "
+        "parameters",
+        field="image",
+    )
 
 
 _CONVICTION = (

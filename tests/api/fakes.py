@@ -58,7 +58,7 @@ class FakeEngine:
         self.parameters: list[Parameters] = []
         self.foreseen = Span(0.5, 1.5)
         self.ends: dict[str, float] = {}
-        self.pending = 1
+        self.trying = False
         self.began = threading.Semaphore(0)
         self.cancelled = threading.Event()
         self._released = asyncio.Event()
@@ -87,8 +87,8 @@ class FakeEngine:
     def finishes(self) -> dict[str, float]:
         return self.ends
 
-    def restart_seconds(self) -> float:
-        return 0.0
+    def may_try(self) -> bool:
+        return self.trying
 
     def ready_in(self) -> float | None:
         return 0.0 if self.accepting else None if self.state.phase == "failed" else 2.5

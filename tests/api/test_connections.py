@@ -95,6 +95,18 @@ def ask_for_much(service: ServiceProcess, png: bytes, connection: socket.socket)
     connection.sendall(head.encode() + body)
 
 
+def test_nor_is_one_that_waits_behind_another_on_its_connection(
+    service: ServiceProcess, png: bytes
+) -> None:
+    ask_openapi = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connect(service, receive_bytes=4096) as connection:
+        connection.sendall(200 * ask_openapi)
+        ask_for_much(service, png, connection)
+        connection.sendall(ask_openapi)
+        eventually(lambda: post(service, png) == 429)
+        eventually(lambda: post(service, png) == 200)
+
+
 def post(service: ServiceProcess, png: bytes) -> int:
     files = {"image": ("a.png", png)}
     return httpx.post(f"{service.url}/variations", files=files, timeout=60).status_code

@@ -53,7 +53,7 @@ def test_what_takes_too_long_by_itself_is_not_to_be_tried_again(
 def test_when_idle_what_was_slow_of_late_is_tried(post: Post, engine: FakeEngine) -> None:
     """Or nothing would ever be learned again."""
     engine.foreseen = Span(9.9, 10.0)
-    engine.pending = 0
+    engine.trying = True
     assert post().status_code == 200
 
 

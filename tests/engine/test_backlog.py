@@ -169,7 +169,7 @@ def test_who_left_while_running_is_blamed_until_it_is_dropped(backlog: Backlog) 
     encode(backlog, "ab")
     leave(backlog, "a")
     leave(backlog, "d")  # the worker has not come to it
-    assert names(backlog.worker_lost()) == "bca"
+    assert names(backlog.worker_lost()) == "abc"
     backlog.worker_ready(READY)
     submit_due(backlog)
     encode(backlog, "b")
@@ -178,20 +178,66 @@ def test_who_left_while_running_is_blamed_until_it_is_dropped(backlog: Backlog) 
     assert names(backlog.worker_lost()) == "c"
 
 
+def test_who_waited_behind_the_one_that_left_is_not_running_yet(backlog: Backlog) -> None:
+    submit_due(backlog)
+    encode(backlog, "abcd")
+    running = names(backlog.running())
+    assert running == "ab"
+    leave(backlog, "a")
+    assert names(backlog.running()) == running
+    backlog.dropped("a")
+    assert names(backlog.running()) == "bc"
+
+
+def test_the_turn_of_the_one_that_left_is_awaited(backlog: Backlog) -> None:
+    for name in "bcd":
+        job = backlog.get(name)
+        assert job is not None
+        backlog.remove(job)
+    submit_due(backlog)
+    encode(backlog, "a")
+    turn = backlog.turn_seconds()
+    assert turn > backlog.costs.encode
+    leave(backlog, "a")
+    assert backlog.turn_seconds() == turn
+    assert backlog.foresee(PARAMETERS)[NEWCOMER].started == backlog.costs.encode
+    assert backlog.busy
+    backlog.dropped("a")
+    assert not backlog.busy
+
+
+def test_an_answer_that_crosses_its_cancellation_clears_it(backlog: Backlog) -> None:
+    submit_due(backlog)
+    encode(backlog, "a")
+    leave(backlog, "a")
+    gone = backlog.made_for_nobody("a")
+    assert gone is not None
+    assert gone.request_id == "a"
+    assert names(backlog.worker_lost()) == "b"
+
+
+def test_the_next_to_be_encoded_is_the_one_that_was_sent_first(backlog: Backlog) -> None:
+    first = backlog.get("a")
+    assert first is not None
+    first.source = None
+    submit_due(backlog)
+    first.source = PICTURE
+    submit_due(backlog)
+    assert names(backlog.running()) == "b"
+
+
 def test_what_comes_after_a_cancellation_has_not_begun_before_it_is_heard_of(
     backlog: Backlog, loop: asyncio.AbstractEventLoop
 ) -> None:
     submit_due(backlog)
-    encode(backlog, "a")
+    encode(backlog, "abcd")
     for name in "abcd":
         leave(backlog, name)
-    assert backlog.busy
     backlog.add(Job("e", PARAMETERS, b"e", loop.create_future(), PICTURE))
     assert submit_due(backlog) == "e"
     for name in "abcd":
-        assert backlog.running() == []
+        assert "e" not in names(backlog.running())
         backlog.dropped(name)
-    assert names(backlog.running()) == "e"
     assert names(backlog.worker_lost()) == "e"
 
 
