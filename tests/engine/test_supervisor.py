@@ -333,12 +333,15 @@ async def test_requests_in_two_deaths_run_alone_and_in_a_third_are_convicted(
     for _ in range(2):
         await kill_running_worker(supervisor, diary, "lucky", "unlucky")
     other = asyncio.create_task(run(supervisor, "other"))
+    its_like = asyncio.create_task(run(supervisor, "like", fingerprint=b"unlucky"))
     diary.steps.clear()
     assert_same(await lucky, before)
     await kill_running_worker(supervisor, diary, "unlucky")
     assert max(stats.requests for stats in diary.steps) == 1
     with pytest.raises(WorkerKilled, match="three times"):
         await unlucky
+    with pytest.raises(Quarantined):
+        await its_like
     assert await other
     assert diary.counted["convicted"] == 1
     with pytest.raises(Quarantined, match="refused for another"):
