@@ -24,9 +24,13 @@ schemathesis.openapi.format(
 
 @schemathesis.hook
 def filter_body(_context: Any, body: Any) -> bool:
-    """In a form a list of one is sent as that one, an empty one not at all: both may be right."""
+    """Leave out what is wrong in JSON alone.
+
+    In a form a list of one is sent as that one, and an empty list not at all. A field that is left
+    empty takes its default, as the document says in words.
+    """
     values = body.values() if isinstance(body, dict) else ()
-    return not any(isinstance(value, list) and len(value) < 2 for value in values)
+    return not any(one == "" or (isinstance(one, list) and len(one) < 2) for one in values)
 
 
 @schemathesis.hook
