@@ -88,8 +88,8 @@ class Slots:
     def _is_free_for_a_newcomer(self, now: float, free: int) -> bool:
         if free <= len(self._promised) and free > 0:
             ends = self._ends(now)
-            kept = (bisect_right(ends, when) for when in self._promised)
-            return all(free + ends > before for before, ends in enumerate(kept, start=1))
+            freed = (bisect_right(ends, when) for when in self._promised)
+            return all(free + more > promised for promised, more in enumerate(freed, start=1))
         return free > 0
 
     def _promise(self, now: float) -> float:
