@@ -152,7 +152,7 @@ def _generate(
     from PIL import Image  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    from app.api.uploads import decode  # noqa: PLC0415
+    from app.pictures.decode import decode  # noqa: PLC0415
 
     picture = decode(photo.read_bytes(), max_pixels=max_pixels)
     out.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ from prometheus_client import (
 )
 
 from app import __version__
-from app.engine.messages import DeviceUse, StageName, Stats, WorkStage
 from app.engine.process import Cause
+from app.ipc.messages import DeviceUse, StageName, Stats, WorkStage
 from app.parameters import ModelInfo, Parameters
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unused

@@ -1,7 +1,27 @@
 """What may be asked of the service, in plain data that every process and folder shares."""
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import InvalidParameter
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+EncoderInput = NDArray[np.float32]
+"""A fitted and normalised picture as the image encoder takes it: ``float32 [3, side, side]``."""
+
+MAX_VARIATIONS = 8
+MAX_GUIDANCE_SCALE = 25.0
+MAX_STEPS = 100
+MAX_SEED = 2**32 - 1
+
+T = TypeVar("T")
 
 
 class Scheduler(StrEnum):
@@ -27,18 +47,12 @@ class Fit(StrEnum):
     PAD = "pad"
 
 
-MAX_VARIATIONS = 8
-MAX_GUIDANCE_SCALE = 25.0
-MAX_STEPS = 100
-MAX_SEED = 2**32 - 1
-
-
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """One request's parameters, every default resolved.
 
-    Variation ``i`` of ``n`` starts from the noise of seed ``seed + i``. ``width`` and ``height``
-    are the output's pixels; ``guidance_scale`` at most 1 means no guidance.
+    ``width`` and ``height`` are the output's pixels; ``guidance_scale`` at most 1 means no
+    guidance.
     """
 
     n: int
@@ -51,7 +65,7 @@ class Parameters:
     fit: Fit
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """Width and height in pixels."""
         return self.width, self.height
 
@@ -72,6 +86,59 @@ class Parameters:
             case _:
                 return steps
 
+    def seed_of(self, index: int) -> int:
+        """The seed of variation ``index``: alone, with ``n=1``, it makes the same picture."""
+        return self.seed + index
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionRow:
+    """One UNet input of every sample: the picture it looks at and the weight of its output.
+
+    No picture stands for the zero embedding.
+    """
+
+    picture: EncoderInput | None
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a request asks the model to look at: all of it, so it is what is sent to a worker.
+
+    The UNet's outputs for the rows are summed by their weights into one prediction.
+    """
+
+    rows: tuple[ConditionRow, ...]
+
+    @classmethod
+    def guided(cls, picture: EncoderInput, guidance_scale: float) -> "Condition":
+        """Classifier-free guidance ``u + g·(c − u)`` (Ho & Salimans, 2022): ``(c, g), (u, 1 − g)``.
+
+        At most 1 means no guidance, as in the reference: ``c`` alone.
+        """
+        if guidance_scale <= 1:
+            return cls((ConditionRow(picture, 1.0),))
+        return cls((ConditionRow(picture, guidance_scale), ConditionRow(None, 1.0 - guidance_scale)))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which checkpoint to load and how, from the settings to :meth:`app.pipeline.Pipeline.load`.
+
+    ``model`` is ``demo``, a folder, or a hub id. ``sizes`` are the pixels to offer, the default
+    first; empty means the checkpoint's own. ``attention_slicing`` is ``off``, ``auto`` or ``max``.
+    """
+
+    model: str = "demo"
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    attention_slicing: str = "off"
+    vae_slicing: bool = False
+    safety_checker: bool = True
+    sizes: tuple[Size, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -87,7 +154,76 @@ class ModelInfo:
     num_inference_steps: int
     scheduler: Scheduler
     fit: Fit
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
     device: str
     dtype: str
     safety_checker: bool
+
+    def defaults(self, **changes: Any) -> Parameters:
+        """One picture of what the checkpoint makes by default, from seed 0, but for ``changes``."""
+        width, height = self.sizes[0]
+        parameters = Parameters(
+            n=1,
+            guidance_scale=self.guidance_scale,
+            num_inference_steps=self.num_inference_steps,
+            scheduler=self.scheduler,
+            seed=0,
+            width=width,
+            height=height,
+            fit=self.fit,
+        )
+        return replace(parameters, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a caller asks for; ``None`` leaves it to the checkpoint, and the seed to chance."""
+
+    n: int = 1
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    scheduler: Scheduler | None = None
+    seed: int | None = None
+    width: int | None = None
+    height: int | None = None
+    fit: Fit | None = None
+
+    def resolve(self, model: ModelInfo) -> Parameters:
+        """Every default filled in. Raises :class:`InvalidParameter` for a size or a seed."""
+        width, height = self._size(model)
+        return model.defaults(
+            n=self.n,
+            guidance_scale=_given(self.guidance_scale, model.guidance_scale),
+            num_inference_steps=_given(self.num_inference_steps, model.num_inference_steps),
+            scheduler=_given(self.scheduler, model.scheduler),
+            seed=self._seed(),
+            width=width,
+            height=height,
+            fit=_given(self.fit, model.fit),
+        )
+
+    def _size(self, model: ModelInfo) -> Size:
+        default_width, default_height = model.sizes[0]
+        size = (_given(self.width, default_width), _given(self.height, default_height))
+        if size not in model.sizes:
+            offered = ", ".join(f"{width}x{height}" for width, height in model.sizes)
+            raise InvalidParameter(
+                f"Pictures of {size[0]}x{size[1]} are not offered; width x height can be {offered}",
+                field="height" if self.width is None else "width",
+            )
+        return size
+
+    def _seed(self) -> int:
+        """The first seed; the last one, seed + n - 1, can be asked for by itself as well."""
+        highest = MAX_SEED - (self.n - 1)
+        seed = _given(self.seed, secrets.randbelow(highest + 1))
+        if seed > highest:
+            raise InvalidParameter(
+                f"Variation i has seed + i, so with n={self.n} the seed can be at most {highest}",
+                field="seed",
+            )
+        return seed
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Size = tuple[int, int]
+from app.parameters import Size
 
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fastapi import FastAPI
 
-from app.engine.messages import Stage
+from app.ipc.messages import Stage
 
 FLUSH_SECONDS = 3.0
 """Most that the end of the service waits for the last spans to be sent."""

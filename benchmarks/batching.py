@@ -187,7 +187,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         name = model
         if model == "full-size":
-            from tests.checkpoints import make_checkpoint  # noqa: PLC0415
+            from tests.support.checkpoints import make_checkpoint  # noqa: PLC0415
 
             make_checkpoint(Path(folder), kind="sd1")
             model = folder

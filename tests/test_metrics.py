@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from app import __version__
-from app.engine.messages import DeviceUse, Stats
+from app.ipc.messages import DeviceUse, Stats
 from app.metrics import Metrics
 from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 

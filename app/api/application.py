@@ -11,14 +11,16 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import problems, routes
-from app.api.access import Access
-from app.api.keys import Keys
-from app.api.service import Engine, Service
-from app.api.slots import Slots
-from app.engine.messages import Start
-from app.engine.supervisor import Supervisor
+from app.api import problems
+from app.api.middleware.access import Access
+from app.api.middleware.keys import Keys
+from app.api.middleware.limiter import Slots
+from app.api.routes import service as pages
+from app.api.routes import variations
+from app.api.state import Engine, Service
+from app.engine.engine import Supervisor
 from app.engine.watchdog import Patience
+from app.ipc.messages import Start
 from app.logs import choose_format
 from app.metrics import Metrics
 from app.settings import Settings
@@ -70,8 +72,8 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
     app.add_middleware(Access, metrics=metrics, tracing=tracing)
     tracing.instrument(app)
     problems.install(app, keys=bool(settings.api_keys))
-    app.include_router(routes.pages)
-    app.include_router(routes.variations)
+    app.include_router(pages.router)
+    app.include_router(variations.router)
     return app
 
 

@@ -6,8 +6,6 @@ from fastapi import File, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from app.api.pictures import OutputFormat
-from app.api.uploads import FORMATS_IN_WORDS
 from app.parameters import (
     MAX_GUIDANCE_SCALE,
     MAX_SEED,
@@ -16,6 +14,8 @@ from app.parameters import (
     Fit,
     Scheduler,
 )
+from app.pictures.decode import FORMATS_IN_WORDS
+from app.pictures.encode import OutputFormat
 
 # Optional fields: the document shows the plain type, since a form cannot carry null.
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)] | SkipJsonSchema[None]

@@ -15,8 +15,8 @@ import uvicorn
 
 from app import logs
 from app.api.application import create_app
-from app.api.connections import Connections, most_connections
-from app.api.service import Engine, Service
+from app.api.middleware.connections import Connections, most_connections
+from app.api.state import Engine, Service
 from app.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Literal
 
-from app.engine.channel import Channel
-from app.engine.messages import FromWorker, Start, ToWorker
+from app.ipc.channel import Channel
+from app.ipc.messages import FromWorker, Start, ToWorker
 
 Cause = Literal["signal", "exit", "silence", "launch"]
 """Why a worker is no more: a signal from outside, of its own accord, killed for having gone

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.engine.job import DEATHS_OF_A_SUSPECT
+from app.engine.generation import DEATHS_OF_A_SUSPECT
 
 SECONDS = 600.0
 

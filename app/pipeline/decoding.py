@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.pictures import Picture
 from app.pipeline.safety import Safety, Verdict
 
 _NOT_FINITE = "the numbers left the range of their type while denoising; try another seed"
@@ -23,7 +24,7 @@ class Decoded:
     though nothing was flagged: broken numbers are never handed on as a black picture.
     """
 
-    picture: NDArray[np.uint8] | None
+    picture: Picture | None
     flagged: bool = False
     error: str | None = None
 
@@ -58,19 +59,19 @@ class Decoder:
         image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
         return image / 2 + 0.5
 
-    def _verdicts(self, pictures: list[NDArray[np.uint8]]) -> list[Verdict]:
+    def _verdicts(self, pictures: list[Picture]) -> list[Verdict]:
         if self._safety is None or not pictures:
             return [Verdict(flagged=False, sound=True)] * len(pictures)
         return self._safety.check(pictures)
 
 
-def _rounded(image: Tensor) -> NDArray[np.uint8]:
+def _rounded(image: Tensor) -> Picture:
     """``[3, H, W]`` clamped to [0, 1], to 8 bits, rounded as diffusers' ``numpy_to_pil``."""
     scaled: NDArray[np.float32] = image.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy() * 255
     return np.ascontiguousarray(scaled.round().astype(np.uint8))
 
 
-def _judged(picture: NDArray[np.uint8], verdict: Verdict) -> Decoded:
+def _judged(picture: Picture, verdict: Verdict) -> Decoded:
     if not verdict.sound:
         return Decoded(None, error=_UNCHECKED)
     return Decoded(None, flagged=True) if verdict.flagged else Decoded(picture)

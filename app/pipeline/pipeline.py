@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.errors import CheckpointError, GenerationFailed, InvalidParameter
-from app.parameters import Fit, ModelInfo, Parameters, Scheduler
+from app.parameters import Fit, ModelInfo, Parameters, Scheduler, Size
+from app.pictures import Picture
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.decoding import Decoded, Decoder
 from app.pipeline.devices import choose_device, choose_dtypes, dtype_name
@@ -23,9 +24,7 @@ from app.pipeline.safety import Safety
 from app.pipeline.samples import Row, Sample, Sampler, Step
 from app.pipeline.solver import SolverTable, solver_table
 
-Picture = NDArray[np.uint8]
 Embedding = NDArray[np.float32]
-Size = tuple[int, int]
 
 _REMEMBERED_CONDITIONS = 64
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from app.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,13 @@ class Safety:
         checker.visual_projection.register_forward_hook(self._note_soundness)
 
     @torch.inference_mode()
-    def check(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+    def check(self, pictures: Sequence[Picture]) -> list[Verdict]:
         """Judge rounded 8-bit pictures ``[H, W, 3]``, together."""
         images = [Image.fromarray(picture) for picture in pictures]
         pixels = self._feature_extractor(images, return_tensors="pt").pixel_values
         weight = self._checker.visual_projection.weight
         # The checker blackens what it flags in the list it is given: not these pictures.
-        blackened: list[NDArray[np.uint8]] = [np.zeros(1, np.uint8) for _ in pictures]
+        blackened: list[Picture] = [np.zeros(1, np.uint8) for _ in pictures]
         _, flags = self._checker(
             clip_input=pixels.to(weight.device, weight.dtype), images=blackened
         )

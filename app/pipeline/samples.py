@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.parameters import Size
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
 
 
@@ -28,7 +29,7 @@ class Sample:
     """One picture being denoised. :meth:`Sampler.step` alone changes it."""
 
     def __init__(
-        self, noise: Tensor, conditions: Sequence[Row], table: SolverTable, size: tuple[int, int]
+        self, noise: Tensor, conditions: Sequence[Row], table: SolverTable, size: Size
     ) -> None:
         self._conditions = tuple(conditions)
         self._table = table

@@ -4,7 +4,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from app.worker.serving import serve
+from app.worker.startup import serve
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from app.engine.messages import DeviceUse
+from app.ipc.messages import DeviceUse
 
 EVERY_SECONDS = 5.0
 

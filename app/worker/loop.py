@@ -12,9 +12,8 @@ from typing import NoReturn, TypeVar, cast
 
 import torch
 
-from app.engine.batcher import Batch, Batcher, Ticket
-from app.engine.ceiling import Ceiling
-from app.engine.messages import (
+from app.errors import CheckpointError, InvalidParameter, VariationsError
+from app.ipc.messages import (
     Cancel,
     DecodedSome,
     Dropped,
@@ -23,17 +22,18 @@ from app.engine.messages import (
     Failed,
     Failure,
     FromWorker,
-    Picture,
     RanOut,
     Stats,
     Submit,
     ToWorker,
     WorkStage,
 )
-from app.errors import CheckpointError, InvalidParameter, VariationsError
+from app.pictures import Picture
 from app.pipeline import Decoded, Pipeline, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
-from app.worker.work import Work
+from app.scheduling.batcher import Batch, Batcher, Ticket
+from app.scheduling.row_cap import Ceiling
+from app.worker.state import Work
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from time import perf_counter
 
 import numpy as np
 
-from app.engine.knee import SMALLEST_CAP, Knee, find_knee, knee_of
-from app.engine.messages import Embedding, Start
+from app.ipc.messages import Embedding, Start
 from app.parameters import Parameters, Scheduler
 from app.pipeline import Pipeline, Sample
 from app.pipeline.devices import ran_out_of_memory
+from app.scheduling.row_cap import SMALLEST_CAP, Knee, find_knee, knee_of
 
 FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not

@@ -14,10 +14,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.api import access, routes
 from app.api.application import create_app
+from app.api.middleware import access
+from app.api.routes import service as pages_of_service
 from app.api.server import listen
-from app.api.service import RETRY_NOT_READY, Service
+from app.api.state import RETRY_NOT_READY, Service
 from app.settings import Settings
 
 TARGETS = "/metrics/replicas"
@@ -85,7 +86,7 @@ class Variations:
         """Serve metrics and readiness of this replica, not of a random one, to Ray's network."""
         pages = FastAPI(openapi_url=None)
         pages.state.service = self._service
-        pages.include_router(routes.pages)
+        pages.include_router(pages_of_service.router)
         config = uvicorn.Config(
             pages, lifespan="off", log_config=None, access_log=False, server_header=False
         )

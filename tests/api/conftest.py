@@ -1,18 +1,16 @@
 """A served application over a fake engine, with a client that talks to it over HTTP."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from app.api.application import create_app
 from app.settings import Settings
-from tests.api.fakes import FakeEngine
-from tests.api.serving import serving
+from tests.support.client import Post
+from tests.support.fakes import FakeEngine
+from tests.support.pictures import picture_file
+from tests.support.serving import serving
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +48,6 @@ def client(url: str) -> Iterator[httpx.Client]:
 def png() -> bytes:
     """A small photograph-like PNG."""
     return picture_file("PNG")
-
-
-def picture_file(file_format: str, size: tuple[int, int] = (40, 30)) -> bytes:
-    """A picture whose four quarters are red, green, blue and grey, as a file."""
-    file = io.BytesIO()
-    Image.fromarray(quarters(size)).save(file, format=file_format)
-    return file.getvalue()
-
-
-def quarters(size: tuple[int, int] = (40, 30)) -> NDArray[np.uint8]:
-    width, height = size
-    pixels = np.full((height, width, 3), 128, np.uint8)
-    pixels[: height // 2, : width // 2] = (220, 30, 30)
-    pixels[: height // 2, width // 2 :] = (30, 200, 40)
-    pixels[height // 2 :, : width // 2] = (40, 50, 210)
-    return pixels
-
-
-Post = Callable[..., httpx.Response]
 
 
 @pytest.fixture

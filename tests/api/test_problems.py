@@ -1,7 +1,6 @@
 """Every error is a problem after RFC 9457, with the status that the table gives it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +17,9 @@ from app.errors import (
     VariationsError,
     WorkerDied,
 )
-from tests.api.conftest import Post
-from tests.api.fakes import FakeEngine, FakeState
+from tests.support.client import Post
+from tests.support.fakes import FakeEngine, FakeState
+from tests.support.problems import assert_problem
 
 
 def tree(kind: type[VariationsError]) -> Iterator[type[VariationsError]]:
@@ -35,21 +35,6 @@ def test_the_table_gives_every_error_of_the_tree_a_status() -> None:
 def test_every_error_class_stands_in_the_tree_of_the_docstring() -> None:
     for kind in tree(VariationsError):
         assert kind.__name__ in (errors.__doc__ or "")
-
-
-def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The response is a complete problem of this status; gives its body."""
-    assert response.status_code == status
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert set(body) - {"retry_after"} == {
-        "type", "title", "status", "detail", "instance", "request_id", "errors",
-    }  # fmt: skip
-    assert ("retry_after" in body) == ("retry-after" in response.headers)
-    assert body["status"] == status
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert "Traceback" not in response.text
-    return body
 
 
 @pytest.mark.parametrize(

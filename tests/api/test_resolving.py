@@ -9,7 +9,7 @@ from app.api.resolving import resolve
 from app.api.schemas import VariationsForm
 from app.errors import InvalidParameter
 from app.parameters import MAX_SEED, Fit, Parameters, Scheduler
-from tests.api.fakes import MODEL
+from tests.support.fakes import MODEL
 
 
 def form(**fields: object) -> VariationsForm:

@@ -9,15 +9,15 @@ import httpx
 import pytest
 
 from app.api.server import listen
-from tests.api.processes import ServiceProcess, service_process
-from tests.api.scrape import eventually
-from tests.api.test_problems import assert_problem
+from tests.support.problems import assert_problem
+from tests.support.processes import ServiceProcess, service_process
+from tests.support.scrape import eventually
 
 HOLDING = """
 import signal
 from app.api.server import serve
 from app.settings import Settings
-from tests.api.fakes import FakeEngine
+from tests.support.fakes import FakeEngine
 
 class Holding(FakeEngine):
     async def run(self, *request):

@@ -14,11 +14,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import ValidationError
 
-from app.engine.messages import StageName
+from app.ipc.messages import StageName
 from app.settings import Settings
 from app.tracing import Untraced
-from tests.api.conftest import picture_file
-from tests.api.processes import service_process
+from tests.support.pictures import picture_file
+from tests.support.processes import service_process
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{CALLER}-01"

@@ -1,94 +1,14 @@
 """A real service, `python -m app serve`, whose worker can be made to stumble."""
 
-import os
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
 
 import httpx
 import pytest
 
-from tests.api.processes import ServiceProcess, service_process
-from tests.api.scrape import value
-from tests.chaos.load import until
-
-Stage = Literal["encode", "start", "step", "decode"]
-
-FAULTS = Path(__file__).with_name("faults")
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    """A running service and the folder through which its worker is told to stumble."""
-
-    service: ServiceProcess
-    folder: Path
-    scraper: httpx.Client
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return self.service.url
-
-    async def stumble(self, stage: Stage, kind: str) -> None:
-        """Make the worker's next call of ``stage`` raise; what was asked before comes first."""
-        await until(lambda: not (self.folder / stage).exists())
-        half = self.folder / "half"
-        half.write_text(kind)
-        half.rename(self.folder / stage)
-
-    @property
-    def struck(self) -> int:
-        """How many errors were raised."""
-        file = self.folder / "struck"
-        return file.stat().st_size if file.exists() else 0
-
-    def count(self, name: str, **labels: str) -> float:
-        """One number from /metrics."""
-        return value(self.scraper, f"variations_{name}", labels)
-
-    def deaths(self) -> dict[str, int]:
-        """Workers that ended, by cause."""
-        causes = ("signal", "silence", "exit")
-        return {cause: int(self.count("worker_restarts_total", cause=cause)) for cause in causes}
-
-    @property
-    def pids(self) -> tuple[int, int]:
-        """The API process and its worker."""
-        assert self.service.worker_pid is not None
-        return self.service.process.pid, self.service.worker_pid
-
-    def resident(self) -> int:
-        """Bytes of both processes in memory."""
-        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self.pids]
-        return sum(1024 * int(one.split("VmRSS:")[1].split()[0]) for one in statuses)
-
-    def descriptors(self) -> int:
-        """Open files of both processes."""
-        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids)
-
-    def futures_and_samples(self) -> tuple[int, int]:
-        """How many of each both processes hold."""
-        futures = samples = 0
-        for pid in self.pids:
-            file = self.folder / f"census-{pid}"
-            os.kill(pid, signal.SIGUSR2)
-            while not file.exists():  # the process's main thread gets to it between two calls
-                time.sleep(0.01)
-            counted = file.read_text().split()
-            file.unlink()
-            futures, samples = futures + int(counted[0]), samples + int(counted[1])
-        return futures, samples
-
-
-class Serve(Protocol):
-    """Starts a service over the tiny checkpoint."""
-
-    def __call__(self, **settings: str) -> AbstractContextManager[Victim]: ...
+from tests.support.chaos import FAULTS, Serve, Victim
+from tests.support.processes import service_process
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.uploads import decode
 from app.errors import BadInput
-from tests.chaos.bombs import BOMBS
-from tests.chaos.conftest import Serve
-from tests.chaos.figures import record
-from tests.chaos.fuzzing import mutated, seeds
+from app.pictures.decode import decode
+from tests.support.bombs import BOMBS
+from tests.support.chaos import Serve
+from tests.support.figures import record
+from tests.support.fuzzing import mutated, seeds
 
 MOST_PIXELS = 50_000_000
 

@@ -12,9 +12,9 @@ from random import Random
 import httpx
 import pytest
 
-from tests.chaos.conftest import Serve, Victim
-from tests.chaos.figures import record
-from tests.chaos.load import Form, post
+from tests.support.chaos import Serve, Victim
+from tests.support.figures import record
+from tests.support.load import Form, post
 
 pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(1800)]
 

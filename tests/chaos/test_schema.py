@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import Serve
-from tests.chaos.figures import record
+from tests.support.chaos import Serve
+from tests.support.figures import record
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

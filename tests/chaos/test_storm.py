@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.chaos.conftest import Serve, Stage, Victim
 from tests.chaos.faults.sitecustomize import POISON
-from tests.chaos.figures import record
-from tests.chaos.load import Crowd, Form, mixed_forms, pictures, post, until
+from tests.support.chaos import Serve, Stage, Victim
+from tests.support.figures import record
+from tests.support.load import Crowd, Form, mixed_forms, pictures, post, until
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.checkpoints import make_checkpoint
 from tests.deploy.engine import (
     HEADERS,
     KEY,
@@ -23,7 +22,8 @@ from tests.deploy.engine import (
     running,
     wait_until_ready,
 )
-from tests.pipeline.test_hub import REPOSITORY, Hub
+from tests.support.checkpoints import make_checkpoint
+from tests.support.hub import REPOSITORY, Hub
 
 pytestmark = pytest.mark.deploy
 

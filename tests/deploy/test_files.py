@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.engine.messages import Stats
+from app.ipc.messages import Stats
 from app.metrics import Metrics
 from app.settings import Settings
 from tests.deploy.dashboard import DASHBOARD, FIGURES, PAGE, queries, written

@@ -22,11 +22,11 @@ import yaml
 from PIL import Image
 
 from app.training.world import draw, sample_held_out
-from tests.api.conftest import picture_file
-from tests.api.processes import ServiceProcess, service_process
 from tests.deploy.dashboard import DASHBOARD, FIGURES, queries
 from tests.deploy.engine import call
 from tests.deploy.files import DEPLOY, ROOT
+from tests.support.pictures import picture_file
+from tests.support.processes import ServiceProcess, service_process
 
 pytestmark = pytest.mark.deploy
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.scrape import value
-from tests.chaos.figures import record
-from tests.chaos.load import photo, post, until
 from tests.deploy.cluster import RAY, Cluster, cluster, free_port, wait_until
 from tests.deploy.engine import HEADERS
+from tests.support.figures import record
+from tests.support.load import photo, post, until
+from tests.support.scrape import value
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import sys
-import app.engine.supervisor, app.engine.batcher, app.engine.knee
+import app.engine.engine, app.scheduling.batcher, app.scheduling.row_cap
 heavy = {"torch", "diffusers", "transformers", "fastapi", "prometheus_client"}
 print(sorted(heavy & sys.modules.keys()))
 """

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.pipeline import Pipeline
-from tests.checkpoints import make_checkpoint
-from tests.pipeline.reference import Reference
+from tests.support.checkpoints import make_checkpoint
+from tests.support.reference import Reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

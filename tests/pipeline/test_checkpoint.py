@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from app.errors import CheckpointError
 from app.parameters import Scheduler
 from app.pipeline.checkpoint import Dtypes, Parts, load_parts
-from tests.checkpoints import make_checkpoint
+from tests.support.checkpoints import make_checkpoint
 
 FLOAT32 = Dtypes(torch.float32, torch.float32)
 

@@ -15,7 +15,7 @@ from app.pipeline import Decoded, Pipeline
 from app.pipeline.checkpoint import Dtypes, Parts, load_parts
 from app.pipeline.decoding import Decoder
 from app.pipeline.safety import Safety
-from tests.checkpoints import flag_everything, make_checkpoint
+from tests.support.checkpoints import flag_everything, make_checkpoint
 
 Draw = Callable[[int], NDArray[np.uint8]]
 

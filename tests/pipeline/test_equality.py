@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Decoded, Pipeline, Sample
 from app.pipeline.known import DEMO_FOLDER, known
-from tests.checkpoints import make_checkpoint
-from tests.pipeline.reference import SCHEDULERS, Reference
+from tests.support.checkpoints import make_checkpoint
+from tests.support.reference import SCHEDULERS, Reference
 
 # diffusers hands tensors to NumPy in ways that NumPy 2 remarks on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

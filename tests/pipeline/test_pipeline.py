@@ -17,8 +17,8 @@ from app.errors import (
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Pipeline, devices
 from app.pipeline.known import known
-from tests.checkpoints import make_checkpoint
-from tests.pipeline.reference import Reference
+from tests.support.checkpoints import make_checkpoint
+from tests.support.reference import Reference
 
 Draw = Callable[[int], NDArray[np.uint8]]
 

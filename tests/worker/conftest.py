@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from app.pipeline import Pipeline
-
-SMALL, WIDE = (64, 64), (128, 64)
+from tests.support.checkpoints import SMALL, WIDE
 
 
 @pytest.fixture(scope="session")

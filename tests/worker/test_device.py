@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from app.engine.messages import DeviceUse
+from app.ipc.messages import DeviceUse
 from app.worker.device import Watcher, watch
 
 

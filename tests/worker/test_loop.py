@@ -12,8 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from app.engine.batcher import Batcher
-from app.engine.messages import (
+from app.ipc.messages import (
     Cancel,
     Done,
     Dropped,
@@ -21,16 +20,17 @@ from app.engine.messages import (
     Encoded,
     Failed,
     FromWorker,
-    Picture,
     RanOut,
     Stats,
     Submit,
     ToWorker,
 )
 from app.parameters import Fit, Parameters, Scheduler
+from app.pictures import Picture
 from app.pipeline import Decoded, Pipeline, Sample, Step
+from app.scheduling.batcher import Batcher
 from app.worker.loop import NOT_DECODED, NOT_ENCODED, NOT_STEPPED, Inbox, Worker
-from tests.worker.conftest import SMALL, WIDE
+from tests.support.checkpoints import SMALL, WIDE
 
 PARAMETERS = Parameters(1, 3.0, 4, Scheduler.DDIM, 7, *SMALL, Fit.SQUASH)
 MIXED = {

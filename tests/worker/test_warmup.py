@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.engine.messages import Start
+from app.ipc.messages import Start
 from app.pipeline import Pipeline
-from app.worker.serving import buckets
+from app.worker.startup import buckets
 from app.worker.warmup import FIXED_BUCKET, warm_up
 
 

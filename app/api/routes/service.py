@@ -1,0 +1,73 @@
+"""The pages about the service itself: what it is, how it is, what it counts."""
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from app import __version__
+from app.api import schemas
+from app.api.problems import without_folders
+from app.api.state import service_of
+
+_LINKS = {
+    "variations": "/variations",
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "readiness": "/readyz",
+    "health": "/healthz",
+    "metrics": "/metrics",
+}
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/", response_model=schemas.Index)
+async def index(request: Request) -> schemas.Index:
+    """What this service is, and what it serves."""
+    model = service_of(request).engine.model
+    return schemas.Index(
+        name="variations",
+        version=__version__,
+        model=None if model is None else schemas.Index.ServedModel(**asdict(model)),
+        links=_LINKS,
+    )
+
+
+@router.get("/healthz", response_model=schemas.Health)
+async def health() -> schemas.Health:
+    """Whether this process is alive; a dead worker does not make it less so."""
+    return schemas.Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    response_model=schemas.Readiness,
+    responses={503: {"description": "Not ready, and why", "model": schemas.Readiness}},
+)
+async def readiness(request: Request) -> Response:
+    """Whether the worker is ready; if not, why and how far along.
+
+    While one is replaced pictures are accepted all the same, and wait.
+    """
+    service = service_of(request)
+    state = service.engine.state
+    reason = without_folders(state.reason)
+    body = schemas.Readiness(status=state.phase, reason=reason, fraction=state.fraction)
+    if service.draining:
+        body = schemas.Readiness(
+            status="draining",
+            reason=f"shutting down once {service.slots.taken} accepted requests are answered",
+            fraction=None,
+        )
+    return JSONResponse(body.model_dump(), status_code=200 if body.status == "ready" else 503)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Everything that is counted, for Prometheus."""
+    encoder, media_type = choose_encoder(request.headers.get("accept", ""))
+    content = encoder(service_of(request).metrics.registry)
+    return Response(content, headers={"content-type": media_type})

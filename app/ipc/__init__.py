@@ -1,0 +1,1 @@
+"""All that crosses the pipe between the API process and the worker: ``messages``, ``channel``."""

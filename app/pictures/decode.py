@@ -1,0 +1,251 @@
+"""An uploaded file becomes an RGB array, or an error that says what was wrong with it.
+
+Uploads are hostile until proven otherwise: only the listed formats are ever parsed, the number of
+pixels is taken from the header before anything is decoded, and of a file nothing but its first
+picture reaches the library that decodes it (:mod:`app.pictures.formats`).
+
+Memory. At the worst, which is WebP, decoding holds 16 bytes for every pixel: libwebp's two
+canvases, its answer and Pillow's picture, 4 bytes each. JPEG takes up to 12, progressive and in
+four colours; TIFF too, where four colours of 16 bits are one strip; the others 7. That is the
+picture as Pillow holds it, at most 4, and the answer, 3: what is done to it is done in strips.
+To this come the file, two copies of it (three while Pillow opens a WebP), and a few megabytes for
+strips and tables.
+"""
+
+import ctypes
+import io
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, _imaging
+
+from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
+from app.parameters import Size
+from app.pictures import Picture
+from app.pictures.formats import first_picture, format_of
+from app.pictures.formats.contents import FIELD, Contents
+
+FORMATS_IN_WORDS: Final = "PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF"
+
+BYTES_PER_PIXEL: Final = 16
+"""Most that decoding holds at once for every pixel, of any format and mode; copies of the file are
+not in it."""
+
+MAX_SIDE: Final = 65_535
+"""What JPEG, GIF and most programs can hold."""
+
+_STRIP_PIXELS = 2**18
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, what turns the stored picture upright."""
+_LYING = frozenset((5, 6, 7, 8))
+_FROM_THE_END = frozenset((3, 4, 6, 7))
+"""Where the first rows that are stored are the last rows, or columns, of the upright picture."""
+
+# Told apart by these bytes alone: no parser of an unlisted format ever sees an upload.
+_UNLISTED: Final = (
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
+    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"\x00\x00\x02\x00", "CUR"),
+    (0, b"icns", "ICNS"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (0, b"<svg", "SVG"),
+    (0, b"qoif", "QOI"),
+    (0, b"DDS ", "DDS"),
+    (0, b"\x01\xda", "SGI"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    *((0, b"P" + digit + space, "PNM") for digit in (b"1", b"2", b"3", b"4", b"5", b"6")
+      for space in (b"\n", b" ", b"\r", b"\t")),
+)  # fmt: skip
+
+
+def _silence_libtiff() -> None:
+    """Take away libtiff's handler of errors, which writes between the lines of the log.
+
+    It would do so for every damaged TIFF. Of warnings Pillow does the same.
+    """
+    # Found in what Pillow's extension is linked to; in a build that hides libtiff it stays.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
+
+
+def decode(data: bytes, *, max_pixels: int) -> Picture:
+    """Decode an upload into upright RGB pixels, what is transparent laid over white.
+
+    Raises :class:`NotAPicture`, :class:`FormatNotAllowed` or :class:`TooLarge`. Takes a while
+    for a large picture; call it in a thread.
+    """
+    name = _format(data)
+    # Many kinds of error are raised over a damaged file: whatever it is, the file is at fault.
+    try:
+        contents = first_picture(data, name)
+        _check_size(contents.size, max_pixels)
+        if contents.tile is not None:
+            _check_size(contents.tile, max_pixels, "The picture's tiles are")
+        return _decoded(contents, name)
+    except (BadInput, MemoryError):
+        raise
+    except Exception as error:
+        raise NotAPicture(
+            "The picture is damaged or cut off: it begins like a picture, but not all of it "
+            "can be read",
+            field=FIELD,
+        ) from error
+
+
+def _format(data: bytes) -> str:
+    if not data:
+        raise NotAPicture("The file is empty", field=FIELD)
+    for offset, magic, unlisted in _UNLISTED:
+        if data.startswith(magic, offset):
+            raise FormatNotAllowed(
+                f"{unlisted} files are not accepted; send {FORMATS_IN_WORDS}", field=FIELD
+            )
+    name = format_of(data)
+    if name is None:
+        raise NotAPicture(
+            f"The file is not a picture that can be read; send {FORMATS_IN_WORDS}", field=FIELD
+        )
+    return name
+
+
+def _check_size(size: Size, max_pixels: int, subject: str = "The picture is") -> None:
+    width, height = size
+    given = f"{subject} {width}×{height}"
+    if min(size) < 1:
+        raise NotAPicture(f"{given}: there is nothing in it", field=FIELD)
+    if width * height > max_pixels:
+        raise TooLarge(f"{given}; at most {max_pixels:,} pixels are accepted", field=FIELD)
+    if max(size) > MAX_SIDE:
+        raise TooLarge(f"{given}; no side may be longer than {MAX_SIDE:,} pixels", field=FIELD)
+
+
+def _decoded(contents: Contents, name: str) -> Picture:
+    with Image.open(io.BytesIO(contents.data), formats=(name,)) as image:
+        if image.size != contents.size:
+            raise ValueError(f"read as {image.size}, though its header says {contents.size}")
+        image.load()
+        return _to_rgb(image, contents.orientation)
+
+
+def _to_rgb(image: Image.Image, orientation: int) -> Picture:
+    """Convert in strips: a whole picture in every intermediate mode would take gigabytes."""
+    convert = _converter(image)
+    lying = orientation in _LYING
+    picture = np.empty((*(image.size if lying else image.size[::-1]), 3), np.uint8)
+    for top, strip in _strips(image):
+        from_the_end = orientation in _FROM_THE_END
+        start = image.height - top - strip.height if from_the_end else top
+        place = slice(start, start + strip.height)
+        upright = _turned(convert(strip), orientation)
+        picture[(slice(None), place) if lying else place] = upright
+    return picture
+
+
+def _turned(image: Image.Image, orientation: int) -> Picture:
+    transpose = _UPRIGHT.get(orientation)
+    return np.asarray(image if transpose is None else image.transpose(transpose))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture from top to bottom, and the row at which each strip begins."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What makes RGB of each strip of this picture."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return partial(_deep_to_rgb, white=_white(image))
+    if image.has_transparency_data:
+        return _over_white
+    if image.mode == "LAB":
+        return _lab_to_rgb()
+    return partial(Image.Image.convert, mode="RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, _to_rgba(image)).convert("RGB")
+
+
+def _to_rgba(image: Image.Image) -> Image.Image:
+    # Pillow converts premultiplied modes only to their plain counterparts.
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    return (image.convert(plain) if plain else image).convert("RGBA")
+
+
+def _lab_to_rgb() -> Callable[[Image.Image], Image.Image]:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+    def convert(image: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(image, transform)
+        return cast("Image.Image", converted)  # None only when it converts in place
+
+    return convert
+
+
+def _deep_to_rgb(image: Image.Image, white: float) -> Image.Image:
+    """Scale grey values of more than 8 bits to 0–255, where ``convert`` would clip them."""
+    with np.errstate(invalid="ignore"):  # numpy warns of NaNs that signal
+        values = np.asarray(image).astype(np.float64)
+    grey = Image.fromarray(_scaled(values, white))
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return grey.convert("RGB")
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    grey.putalpha(Image.fromarray(alpha))
+    return _over_white(grey)
+
+
+def _scaled(values: NDArray[np.float64], white: float) -> NDArray[np.uint8]:
+    finite = np.nan_to_num(values / white, nan=0.0, posinf=1.0, neginf=0.0)
+    return np.rint(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _white(image: Image.Image) -> float:
+    """The value that stands for white.
+
+    16-bit modes say it. Whole 32-bit and floating-point numbers do not: white is the smallest
+    usual full scale that holds the brightest pixel.
+    """
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    scales = (255.0, 65535.0, 2.0**31 - 1) if image.mode == "I" else (1.0, 255.0, 65535.0)
+    brightest = max(_brightest(strip) for _, strip in _strips(image))
+    return next((scale for scale in scales if brightest <= scale), brightest)
+
+
+def _brightest(image: Image.Image) -> float:
+    values = np.asarray(image)
+    return float(np.max(values, initial=0.0, where=np.isfinite(values)))

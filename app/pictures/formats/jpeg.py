@@ -1,0 +1,114 @@
+"""JPEG: segments that a marker begins, the picture's scans among them (ITU-T T.81, annex B)."""
+
+import re
+import struct
+from typing import Final
+
+from app.errors import TooLarge
+from app.parameters import Size
+from app.pictures.formats import exif
+from app.pictures.formats.contents import FIELD, Contents, Damaged, PartCounter
+
+SIGNATURE: Final = b"\xff\xd8\xff"
+
+MAX_SCANS: Final = 64
+"""Of a progressive picture. Each costs a walk over all of its pixels; usual are 10."""
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDD))
+_JFIF, _EXIF, _ADOBE = 0xE0, 0xE1, 0xEE
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+"""Markers without a segment."""
+
+# In a scan a byte 0xFF is followed by 0, or by the number of a restart; else a marker begins.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+class _Header:
+    """What the segments before the first scan say."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = [SIGNATURE[:2]]
+        self.size: Size | None = None
+        self.orientation: int | None = None
+
+    def add(self, marker: int, segment: bytes) -> None:
+        """Take in one segment, which begins with its length."""
+        if marker in _FRAMES:
+            self._add_size(segment)
+        if marker == _EXIF and self.orientation is None and segment[2:].startswith(exif.PREFIX):
+            self.orientation = exif.orientation(segment[2:])
+        if marker in _FRAMES or marker in _TABLES or _tells_colours(marker, segment):
+            self.kept.append(bytes((0xFF, marker)) + segment)
+
+    def _add_size(self, segment: bytes) -> None:
+        if self.size is not None:
+            raise Damaged("it has two frames")
+        height, width = struct.unpack_from(">HH", segment, 3)
+        self.size = (width, height)
+
+
+def read(data: bytes) -> Contents:
+    """Profiles, comments and thumbnails are left out; what follows the picture is never read."""
+    header = _Header()
+    scans = _read_header(data, header)
+    if header.size is None:
+        raise Damaged("there is no frame before the first scan")
+    _check_scans(data, scans)
+    header.kept.append(data[scans:])
+    return Contents(header.size, b"".join(header.kept), header.orientation or 1)
+
+
+def _read_header(data: bytes, header: _Header) -> int:
+    """Fill in the header; gives where the first scan begins."""
+    position, parts = 2, PartCounter()
+    while True:
+        parts.add()
+        marker, position = _next_marker(_MARKER, data, position)
+        if marker == _START_OF_SCAN:
+            return position - 2
+        if marker not in _ALONE:
+            end = _segment_end(data, position)
+            header.add(marker, data[position:end])
+            position = end
+
+
+def _check_scans(data: bytes, position: int) -> None:
+    if data.count(bytes((0xFF, _START_OF_SCAN)), position) <= MAX_SCANS:
+        return  # even if all of these are scans and not, say, a film behind the picture
+    scans, parts, marker = 0, PartCounter(), 0
+    while True:
+        parts.add()
+        pattern = _MARKER_AFTER_SCAN if marker == _START_OF_SCAN else _MARKER
+        marker, position = _next_marker(pattern, data, position)
+        if marker == _END:
+            return
+        scans += marker == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise TooLarge(
+                f"The JPEG has more than {MAX_SCANS} scans; save it anew, not progressive",
+                field=FIELD,
+            )
+        if marker not in _ALONE:
+            position = _segment_end(data, position)
+
+
+def _next_marker(pattern: re.Pattern[bytes], data: bytes, position: int) -> tuple[int, int]:
+    """The next marker, and where what follows it begins."""
+    found = pattern.search(data, position)
+    if found is None:
+        raise Damaged("it ends before the end of the picture")
+    return data[found.end() - 1], found.end()
+
+
+def _segment_end(data: bytes, position: int) -> int:
+    (length,) = struct.unpack_from(">H", data, position)
+    return position + max(2, int(length))
+
+
+def _tells_colours(marker: int, segment: bytes) -> bool:
+    return (marker == _JFIF and segment[2:7] == b"JFIF\0") or (
+        marker == _ADOBE and segment[2:7] == b"Adobe"
+    )

@@ -1,0 +1,189 @@
+"""Who takes part in the next step: ordinary code without clock, thread or tensor.
+
+The policy, in full:
+
+- Samples stand in one line, in the order in which they arrived. Those *running* are the longest
+  prefix of the line whose rows fit the cap (always at least its head). Nobody overtakes: where
+  the next sample does not fit, a smaller one behind it waits too. So a running sample is never
+  put aside, and the wait of a sample is bounded by those before it, whatever comes after.
+- A step has one picture size. Where several sizes are running they take turns, the one that has
+  waited longest first: every running sample takes part in one of each ``k`` steps, with ``k``
+  the number of sizes running.
+- The cap counts the rows of all running samples, of every size: whoever is admitted later never
+  makes the line before it slower than the cap already allows.
+- The step is padded to the smallest bucket that holds its rows.
+- The cap is the largest bucket, or less for as long as :meth:`Batcher.limit` says so.
+
+Cancelling only shortens the line. With one size nobody finishes later for it; with several, the
+next in line may start earlier and bring another size with it, which then takes its turns.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from app.parameters import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A sample's place in the line: picture ``index`` of a request, ``rows`` wide.
+
+    ``steps`` are the UNet calls it needs in all.
+    """
+
+    request_id: str
+    index: int
+    size: Size
+    rows: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step: ``rows`` real rows of one size, padded to ``bucket``.
+
+    ``waiting_rows`` are the rows of all other samples in the line, running or not.
+    """
+
+    tickets: tuple[Ticket, ...]
+    size: Size
+    rows: int
+    bucket: int
+    waiting_rows: int
+
+
+class Batcher:
+    """The line of samples, and whose turn it is.
+
+    ``buckets`` are the batch sizes a step may have, ascending; the largest is the cap in rows.
+    A single bucket pads every step to it, which makes a sample's bytes independent of its company.
+    """
+
+    def __init__(self, buckets: Sequence[int]) -> None:
+        if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
+            raise ValueError(f"buckets must be positive and ascending, not {list(buckets)}")
+        self._buckets = tuple(buckets)
+        self._cap = self._buckets[-1]
+        self._steps_left: dict[Ticket, int] = {}
+        self._rows = 0
+        self._turn = 0
+        self._last_turn: dict[Size, int] = {}
+
+    @property
+    def cap(self) -> int:
+        """Most rows of all running samples, unless the first in line alone has more."""
+        return self._cap
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole line."""
+        return self._rows
+
+    def limit(self, rows: int) -> None:
+        """Set the cap to ``rows``, or to the nearest number from 1 to the largest bucket."""
+        self._cap = min(max(rows, 1), self._buckets[-1])
+
+    def copy(self) -> "Batcher":
+        """The same line, to be run forward by itself."""
+        twin = Batcher(self._buckets)
+        twin._cap, twin._rows, twin._turn = self._cap, self._rows, self._turn
+        twin._steps_left, twin._last_turn = dict(self._steps_left), dict(self._last_turn)
+        return twin
+
+    def __len__(self) -> int:
+        return len(self._steps_left)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """The line, from its head."""
+        return iter(tuple(self._steps_left))
+
+    def add(self, ticket: Ticket) -> None:
+        """Put a sample at the end of the line."""
+        if ticket in self._steps_left:
+            raise ValueError(f"already in line: {ticket}")
+        if ticket.rows < 1 or ticket.steps < 1:
+            raise ValueError(f"a sample has at least one row and one step: {ticket}")
+        self._steps_left[ticket] = ticket.steps
+        self._rows += ticket.rows
+
+    def cancel(self, request_id: str) -> None:
+        """Take all samples of a request out of the line; an unknown request is fine."""
+        for ticket in [t for t in self._steps_left if t.request_id == request_id]:
+            self._remove(ticket)
+
+    def next(self) -> Batch | None:
+        """The step that is due now, or ``None`` if the line is empty. Changes nothing."""
+        return next(iter(self.round()), None)
+
+    def round(self) -> list[Batch]:
+        """The next steps: one of each size that is running, in the order of their turns.
+
+        As long as the same samples are running, these steps come again and again in this order.
+        """
+        by_size: dict[Size, list[Ticket]] = {}
+        for ticket in self.running():
+            by_size.setdefault(ticket.size, []).append(ticket)
+        return [self._batch(by_size[size]) for size in sorted(by_size, key=self._last_turn_of)]
+
+    def steps_to_a_last(self, batches: Sequence[Batch]) -> int:
+        """How many steps of the :meth:`round` it takes until one is the last of some sample."""
+        return 1 + min(
+            place + len(batches) * (min(self._steps_left[t] for t in batch.tickets) - 1)
+            for place, batch in enumerate(batches)
+        )
+
+    def advance(self, batch: Batch, steps: int = 1) -> list[Ticket]:
+        """Count ``batch`` as done ``steps`` times; the samples for which that was the last step.
+
+        Samples that were cancelled meanwhile are passed over.
+        """
+        self._turn += steps
+        self._last_turn[batch.size] = self._turn
+        return [ticket for ticket in batch.tickets if self._count(ticket, steps)]
+
+    def advance_round(self, batches: Sequence[Batch], steps: int) -> list[Ticket]:
+        """Count so many steps of the :meth:`round` as done, none after a sample's last one."""
+        rounds, more = divmod(steps, len(batches))
+        finished: list[Ticket] = []
+        if rounds:
+            for batch in batches[more:]:
+                finished += self.advance(batch, rounds)
+        for batch in batches[:more]:
+            finished += self.advance(batch, rounds + 1)
+        return finished
+
+    def bucket(self, rows: int) -> int:
+        """The smallest bucket that holds ``rows``, or ``rows`` themselves past the largest."""
+        position = bisect_left(self._buckets, rows)
+        return self._buckets[position] if position < len(self._buckets) else rows
+
+    def running(self) -> Iterator[Ticket]:
+        """The samples that take part in steps now, in the order of the line."""
+        rows = 0
+        for ticket in self._steps_left:
+            rows += ticket.rows
+            if rows > max(self.cap, ticket.rows):
+                return
+            yield ticket
+
+    def _batch(self, tickets: Sequence[Ticket]) -> Batch:
+        rows = sum(ticket.rows for ticket in tickets)
+        return Batch(tuple(tickets), tickets[0].size, rows, self.bucket(rows), self._rows - rows)
+
+    def _last_turn_of(self, size: Size) -> int:
+        return self._last_turn.get(size, 0)
+
+    def _count(self, ticket: Ticket, steps: int) -> bool:
+        left = self._steps_left.get(ticket)
+        if left is None:
+            return False
+        if left > steps:
+            self._steps_left[ticket] = left - steps
+            return False
+        self._remove(ticket)
+        return True
+
+    def _remove(self, ticket: Ticket) -> None:
+        del self._steps_left[ticket]
+        self._rows -= ticket.rows

@@ -1,0 +1,93 @@
+"""What the worker's work costs, learned from what it reports."""
+
+from collections.abc import Mapping
+
+from app.ipc.messages import DecodedSome, Ready, Stats
+from app.parameters import Size
+
+_WEIGHT = 0.2
+"""Of a new observation, against all before it."""
+
+_MOST_SURPRISE = 4.0
+"""Times what was known: a longer step says more about the machine's moment than about the step."""
+
+
+class Costs:
+    """Seconds of a UNet call by picture size and bucket, of an encode and of a decode."""
+
+    def __init__(self) -> None:
+        self.encode = 0.0
+        """Seconds of encoding one picture."""
+        self._steps: dict[Size, dict[int, float]] = {}
+        self._decodes: dict[Size, float] = {}
+
+    def measured(self, ready: Ready) -> None:
+        """Take what a worker measured at its start for what is not known yet."""
+        size = ready.model.sizes[0]
+        self._steps[size] = dict(ready.step_seconds) | self._steps.get(size, {})
+        self._decodes.setdefault(size, ready.decode_seconds)
+        self.encode = self.encode or ready.encode_seconds
+
+    def learn(self, stats: Stats) -> None:
+        """Move what is known a little towards what was just seen."""
+        steps = self._steps.setdefault(stats.size, {})
+        steps[stats.bucket] = _moved(self.step(stats.size, stats.bucket), stats.seconds)
+
+    def learn_encode(self, seconds: float) -> None:
+        """The same for the encoding of one picture."""
+        self.encode = _moved(self.encode, seconds)
+
+    def learn_decode(self, decoded: DecodedSome) -> None:
+        """The same for the decoding of some."""
+        each = decoded.seconds / decoded.pictures
+        self._decodes[decoded.size] = _moved(self.decode(decoded.size), each)
+
+    def lower_to(self, other: "Costs") -> None:
+        """Take over each cost of ``other`` that is lower, or not known here."""
+        self.encode = min(self.encode or other.encode, other.encode)
+        for size, steps in other._steps.items():
+            mine = self._steps.setdefault(size, {})
+            mine.update({b: min(mine.get(b, seconds), seconds) for b, seconds in steps.items()})
+        for size, seconds in other._decodes.items():
+            self._decodes[size] = min(self._decodes.get(size, seconds), seconds)
+
+    def step(self, size: Size, bucket: int) -> float:
+        """Seconds of a step of ``bucket`` rows; 0 before anything is known."""
+        if self._steps.get(size):
+            return _at(self._steps[size], bucket)
+        known = next((other for other in self._steps if self._steps[other]), None)
+        return _at(self._steps[known], bucket) * _area(size, known) if known else 0.0
+
+    def decode(self, size: Size) -> float:
+        """Seconds of decoding and checking one picture; 0 before anything is known."""
+        if size in self._decodes:
+            return self._decodes[size]
+        known = next(iter(self._decodes), None)
+        return self._decodes[known] * _area(size, known) if known else 0.0
+
+
+def _moved(known: float, seen: float) -> float:
+    if known == 0.0:
+        return seen
+    return known + _WEIGHT * (min(seen, _MOST_SURPRISE * known) - known)
+
+
+def _area(size: Size, other: Size) -> float:
+    return size[0] * size[1] / (other[0] * other[1])
+
+
+def _at(table: Mapping[int, float], bucket: int) -> float:
+    """What ``table`` says of ``bucket``: on a line between its neighbours, or past the last one.
+
+    Below the smallest known bucket a step costs as much as that one, since launching it does.
+    """
+    below = [known for known in table if known <= bucket]
+    above = [known for known in table if known > bucket]
+    if not below:
+        return table[min(above)]
+    lower = max(below)
+    if not above:
+        return table[lower] * bucket / lower
+    upper = min(above)
+    share = (bucket - lower) / (upper - lower)
+    return table[lower] + share * (table[upper] - table[lower])

@@ -1,0 +1,156 @@
+"""What is refused before its body is read, and what is cut off while it is."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.support.bombs import BOMBS
+from tests.support.client import Post
+from tests.support.fakes import FakeEngine, FakeState
+from tests.support.problems import assert_problem
+
+MULTIPART = "multipart/form-data; boundary=x"
+PART = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+LIMIT = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings(max_queue=2, max_upload_bytes=LIMIT, max_pixels=10_000, upload_timeout=2.0)
+
+
+def head(*lines: str) -> bytes:
+    """A request's head whose body is announced and never sent."""
+    fixed = ("POST /variations HTTP/1.1", "Host: x", f"Content-Type: {MULTIPART}")
+    return "\r\n".join((*fixed, *lines, "", "")).encode()
+
+
+def answer_to(url: str, data: bytes) -> bytes:
+    """The first bytes of the answer, without ever sending the body."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(data)
+        return connection.recv(65536)
+
+
+def test_a_declared_length_over_the_limit_is_refused_unread(url: str) -> None:
+    answer = answer_to(url, head(f"Content-Length: {LIMIT + 1}"))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"application/problem+json" in answer
+
+
+def test_a_request_is_refused_unread_while_the_service_is_not_ready(
+    url: str, engine: FakeEngine
+) -> None:
+    engine.state = FakeState("down", "the worker ended")
+    assert answer_to(url, head("Content-Length: 1000")).startswith(b"HTTP/1.1 503 ")
+
+
+def test_what_will_not_start_is_told_without_its_place_on_the_disk(
+    post: Post, client: httpx.Client, engine: FakeEngine
+) -> None:
+    reason = "/home/somebody/models/mine has no safety checker; see https://x.org/a/b/c"
+    told = "…/mine has no safety checker; see https://x.org/a/b/c"
+    engine.state = FakeState("failed", reason)
+    assert client.get("/readyz").json()["reason"] == told
+    response = post()
+    body = assert_problem(response, 503)
+    assert told in body["detail"]
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry_after" not in body
+
+
+def test_a_client_that_waits_to_be_told_to_send_is_refused_without_sending(url: str) -> None:
+    answer = answer_to(url, head(f"Content-Length: {LIMIT + 1}", "Expect: 100-continue"))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("megabytes", [2, 40])
+def test_an_ordinary_client_gets_the_413_though_it_was_still_sending(
+    client: httpx.Client, megabytes: int
+) -> None:
+    response = client.post(
+        "/variations", content=bytes(megabytes * 10**6), headers={"content-type": MULTIPART}
+    )
+    body = assert_problem(response, 413)
+    assert "at most 1,000,000 bytes" in body["detail"]
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_body_of_undeclared_length_is_cut_off_at_the_limit(
+    client: httpx.Client, engine: FakeEngine
+) -> None:
+    def body() -> Iterator[bytes]:
+        yield PART
+        for _ in range(20):
+            yield bytes(LIMIT // 10)
+
+    response = client.post("/variations", content=body(), headers={"content-type": MULTIPART})
+    assert "at most 1,000,000 bytes" in assert_problem(response, 413)["detail"]
+    assert not engine.pictures
+
+
+def test_too_many_pixels_are_a_413_of_the_field_image(post: Post) -> None:
+    for name, make in BOMBS.items():
+        if not name.endswith("_of_many_pixels"):
+            continue
+        data = make(0)
+        assert_problem(post(data), 413)
+
+
+def test_a_full_queue_is_a_429_and_takes_requests_again_afterwards(
+    post: Post, engine: FakeEngine
+) -> None:
+    engine.hold = True
+    with ThreadPoolExecutor(2) as callers:
+        running = [callers.submit(post) for _ in range(2)]
+        for _ in running:
+            assert engine.began.acquire(timeout=30)
+        refused = post()
+        assert_problem(refused, 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        engine.release()
+        assert [one.result().status_code for one in running] == [200, 200]
+    assert post().status_code == 200
+
+
+def test_uploads_under_way_hold_places_in_the_queue(url: str, post: Post) -> None:
+    address = urlsplit(url)
+    uploads = [socket.create_connection((address.hostname, address.port)) for _ in range(2)]
+    try:
+        for upload in uploads:
+            upload.sendall(head("Content-Length: 1000", "Expect: 100-continue"))
+            assert upload.recv(1000).startswith(b"HTTP/1.1 100 ")  # now its body is being read
+        assert_problem(post(), 429)
+    finally:
+        for upload in uploads:
+            upload.close()
+
+
+def test_a_body_that_comes_too_slowly_is_a_408(url: str, client: httpx.Client) -> None:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as slow:
+        slow.sendall(head("Content-Length: 1000") + PART)
+        answer = slow.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("bad", [b"no picture", b""])
+def test_a_failed_request_gives_its_place_back(post: Post, bad: bytes) -> None:
+    for _ in range(5):
+        assert post(bad).status_code == 400
+    assert post().status_code == 200
+
+
+def test_hundreds_of_fields_and_huge_ones_are_refused(client: httpx.Client, png: bytes) -> None:
+    many = {f"field{index}": "1" for index in range(500)}
+    huge = {"scheduler": "x" * 100_000}
+    for data in (many, huge):
+        response = client.post("/variations", files={"image": ("a", png)}, data=data)
+        assert_problem(response, 400)

@@ -1,0 +1,72 @@
+"""A client that goes away takes its request with it."""
+
+import asyncio
+import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.api.application import create_app
+from app.settings import Settings
+from tests.support.fakes import FakeEngine
+from tests.support.scrape import eventually, value
+from tests.support.sockets import RESET_ON_CLOSE, send_request
+
+
+@pytest.mark.parametrize("way", ["closed", "reset", "half-closed"])
+def test_a_connection_that_ends_cancels_its_request(
+    url: str, client: httpx.Client, engine: FakeEngine, png: bytes, way: str
+) -> None:
+    counted = {"route": "/variations", "status": "499"}
+    before = value(client, "variations_requests_total", counted)
+    engine.hold = True
+    connection = send_request(url, png)
+    assert engine.began.acquire(timeout=30)
+    if way == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    if way == "half-closed":
+        connection.shutdown(socket.SHUT_WR)
+    else:
+        connection.close()
+    assert engine.cancelled.wait(30)
+    connection.close()
+    eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
+
+
+def test_a_client_that_leaves_during_its_upload_is_counted_and_forgotten(
+    url: str, client: httpx.Client, engine: FakeEngine
+) -> None:
+    counted = {"route": "/variations", "status": "499"}
+    before = value(client, "variations_requests_total", counted)
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as half:
+        half.sendall(
+            b"POST /variations HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert half.recv(100).startswith(b"HTTP/1.1 100 ")
+    eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
+    assert not engine.pictures
+
+
+def test_a_server_may_cancel_the_request_of_a_client_that_left(png: bytes) -> None:
+    engine = FakeEngine()
+    engine.hold = True
+    app = create_app(Settings(), engine)
+
+    async def scenario() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            posted = asyncio.create_task(client.post("/variations", files={"image": png}))
+            assert await asyncio.to_thread(engine.began.acquire, timeout=30)
+            posted.cancel()
+            with suppress(asyncio.CancelledError):
+                await posted
+            counted = {"route": "/variations", "status": "499"}
+            registry = app.state.service.metrics.registry
+            assert registry.get_sample_value("variations_requests_total", counted) == 1
+
+    asyncio.run(scenario())
+    assert engine.cancelled.is_set()

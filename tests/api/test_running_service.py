@@ -1,0 +1,196 @@
+"""The whole service as it is run: one process for HTTP, one for the model, real requests."""
+
+import base64
+import io
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.support.client import Post
+from tests.support.pictures import quarters
+from tests.support.problems import assert_problem
+from tests.support.processes import ServiceProcess, service_process
+from tests.support.scrape import eventually, value
+from tests.support.sockets import RESET_ON_CLOSE, send_request
+
+
+@pytest.fixture(scope="module")
+def running(tiny_checkpoint: Path) -> Iterator[ServiceProcess]:
+    with service_process(
+        model=str(tiny_checkpoint), device="cpu", dtype="float32", max_rows="16", max_queue="16"
+    ) as service:
+        service.wait_for("ready:")
+        yield service
+        service.signal(signal.SIGINT)
+        service.assert_clean_end()
+
+
+@pytest.fixture
+def url(running: ServiceProcess) -> str:
+    return running.url
+
+
+def pictures(response: httpx.Response) -> list[NDArray[np.uint8]]:
+    assert response.status_code == 200, response.text
+    return [picture(one["b64_json"]) for one in response.json()["variations"]]
+
+
+def picture(text: str) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def assert_same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
+    """Equal up to rounding: within 1/255 for 99.9 % of values."""
+    difference = np.abs(one.astype(int) - other)
+    assert (difference <= 1).mean() >= 0.999
+
+
+def test_it_says_where_it_listens_and_when_it_is_ready(running: ServiceProcess) -> None:
+    first, *_, last = running.lines
+    assert first.startswith("variations: listening on http://127.0.0.1:")
+    assert last.startswith("variations: ready: ")
+    assert last.endswith(" on cpu float32, 64x64, at most 16 rows a step")
+
+
+def test_a_picture_becomes_different_variations_of_the_asked_size(post: Post) -> None:
+    first, second = pictures(post(n=2, num_inference_steps=4, seed=3))
+    assert first.shape == second.shape == (64, 64, 3)
+    assert np.abs(first.astype(int) - second).mean() > 1
+
+
+def test_a_photograph_of_12_megapixels_goes_the_whole_way(post: Post) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(quarters((64, 48))).resize((4000, 3000))
+    photo.save(file, format="JPEG", exif=exif.tobytes())
+    response = post(file.getvalue(), n=4, num_inference_steps=2, output_format="jpeg")
+    assert len(pictures(response)) == 4
+
+
+def test_picture_i_of_n_is_the_picture_of_seed_plus_i(post: Post) -> None:
+    together = pictures(post(n=3, seed=7, num_inference_steps=4))
+    for index, one in enumerate(together):
+        (alone,) = pictures(post(n=1, seed=7 + index, num_inference_steps=4))
+        assert_same(one, alone)
+
+
+def test_single_steps_hold_rows_of_requests_with_different_solvers_and_step_counts(
+    client: httpx.Client, url: str, png: bytes
+) -> None:
+    wishes = [
+        {"scheduler": scheduler, "num_inference_steps": steps, "n": n, "guidance_scale": scale}
+        for scheduler, steps, n, scale in (
+            ("pndm", "24", "2", "3"),
+            ("ddim", "28", "1", "1"),
+            ("euler", "32", "1", "7.5"),
+            ("heun", "15", "1", "3"),
+            ("dpmsolver++", "30", "2", "1"),
+            ("unipc", "26", "1", "5"),
+        )
+    ]
+
+    def steps_over(name: str, bound: str) -> float:
+        """How many steps held more than ``bound`` of these."""
+        name = f"variations_step_{name}"
+        total = value(client, f"{name}_count")
+        return total - value(client, f"{name}_bucket", {"le": bound})
+
+    def post_one(wish: dict[str, str]) -> httpx.Response:
+        with httpx.Client(base_url=url, timeout=60) as own:
+            return own.post("/variations", files={"image": ("a.png", png)}, data=wish)
+
+    before = [steps_over("requests", "2.0"), steps_over("schedules", "2.0")]
+    ok = value(client, "variations_pictures_total", {"outcome": "ok"})
+    with ThreadPoolExecutor(len(wishes)) as callers:
+        for response in callers.map(post_one, wishes):
+            assert response.status_code == 200, response.text
+    after = [steps_over("requests", "2.0"), steps_over("schedules", "2.0")]
+    assert after[0] > before[0]
+    assert after[1] > before[1]
+    assert value(client, "variations_pictures_total", {"outcome": "ok"}) == ok + 8
+    assert value(client, "variations_queue_requests") == 0
+
+
+@pytest.mark.parametrize("way", ["closed", "reset"])
+def test_a_client_that_leaves_cancels_its_pictures(
+    client: httpx.Client, post: Post, png: bytes, url: str, way: str
+) -> None:
+    def cancelled() -> float:
+        return value(client, "variations_pictures_total", {"outcome": "cancelled"})
+
+    before = cancelled()
+    connection = send_request(url, png, num_inference_steps="100", n="8")
+    eventually(lambda: value(client, "variations_queue_requests") == 1)
+    if way == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    connection.close()
+    eventually(lambda: cancelled() == before + 8)
+    assert value(client, "variations_queue_requests") == 0
+    assert post(num_inference_steps=1).status_code == 200
+
+
+def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
+    with service_process(model=str(tiny_checkpoint), device="cpu") as service:
+        service.wait_for("listening")
+        service.signal(signal.SIGINT)
+        service.assert_clean_end()
+
+
+def test_when_the_worker_dies_its_callers_only_wait_longer(
+    client: httpx.Client, post: Post, running: ServiceProcess
+) -> None:
+    wish = {"num_inference_steps": 60, "n": 4, "seed": 5}
+    before = pictures(post(**wish))
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(post, **wish)
+        eventually(lambda: value(client, "variations_queue_requests") == 1)
+        assert running.worker_pid
+        os.kill(running.worker_pid, signal.SIGKILL)
+        eventually(lambda: value(client, "variations_worker_up") == 0)
+        readiness = client.get("/readyz")
+        assert readiness.status_code == 503
+        assert "SIGKILL" in readiness.json()["reason"] or "ended" in readiness.json()["reason"]
+        assert client.get("/healthz").status_code == 200
+        for one, other in zip(pictures(answer.result()), before, strict=True):
+            assert_same(one, other)
+    cause = {"cause": "signal"}
+    assert value(client, "variations_worker_restarts_total", cause) == 1
+    assert value(client, "variations_replayed_requests_total") == 1
+    eventually(lambda: client.get("/readyz").status_code == 200)
+
+
+def test_a_refused_deadline_tells_when_to_come_back(
+    client: httpx.Client, post: Post, png: bytes
+) -> None:
+    with ThreadPoolExecutor(1) as caller:
+        before = caller.submit(post, num_inference_steps=100, n=8, scheduler="heun")
+        eventually(lambda: value(client, "variations_queue_requests") == 1)
+        assert value(client, "variations_predicted_wait_seconds") >= 0
+        refused = client.post(
+            "/variations",
+            files={"image": ("a.png", png)},
+            data={"num_inference_steps": "2"},
+            headers={"x-request-timeout": "1"},
+        )
+        body = assert_problem(refused, 503)
+        assert body["type"] == "urn:variations:deadline-out-of-reach"
+        assert body["retry_after"] > 0
+        assert before.result().status_code == 200
+    reason = {"reason": "deadline"}
+    assert value(client, "variations_refusals_total", reason) == 1
+
+
+def test_an_answer_tells_what_was_predicted_for_it(post: Post) -> None:
+    timings = post(num_inference_steps=30, n=2).json()["timings"]
+    assert 0 < timings["predicted"] < 10 * timings["total"]
