@@ -119,7 +119,9 @@ class Condition:
         """
         if guidance_scale <= 1:
             return cls((ConditionRow(picture, 1.0),))
-        return cls((ConditionRow(picture, guidance_scale), ConditionRow(None, 1.0 - guidance_scale)))
+        return cls(
+            (ConditionRow(picture, guidance_scale), ConditionRow(None, 1.0 - guidance_scale))
+        )
 
 
 @dataclass(frozen=True, slots=True)

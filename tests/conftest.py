@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import make_checkpoint
+from tests.support.pictures import picture_file
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     make_checkpoint(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A small photograph-like PNG."""
+    return picture_file("PNG")

@@ -9,7 +9,6 @@ from app.api.application import create_app
 from app.settings import Settings
 from tests.support.client import Post
 from tests.support.fakes import FakeEngine
-from tests.support.pictures import picture_file
 from tests.support.serving import serving
 
 
@@ -42,12 +41,6 @@ def url(served: tuple[str, FakeEngine], engine: FakeEngine) -> str:
 def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=30) as client:
         yield client
-
-
-@pytest.fixture(scope="session")
-def png() -> bytes:
-    """A small photograph-like PNG."""
-    return picture_file("PNG")
 
 
 @pytest.fixture
