@@ -8,8 +8,9 @@
     │   ├── FormatNotAllowed     a picture, in a format that is not on the list
     │   ├── TooLarge             too many bytes or pixels
     │   ├── TooSlow              the body took too long to arrive
-    │   ├── InvalidParameter     a parameter out of its range
-    │   └── Quarantined          its like has ended workers, and is not taken for a while
+    │   ├── TooCostly            decoding it would take more time or memory than is allowed
+    │   ├── DecoderDied          the process that decoded it ended
+    │   └── InvalidParameter     a parameter out of its range
     ├── NotAuthorized            the API key is missing, or not one of ours
     ├── Refused                  nothing is wrong with the request; not now
     │   ├── QueueFull            as many requests as the queue holds are waiting
@@ -20,8 +21,8 @@
     ├── DeadlineExceeded         accepted, but not finished in time
     ├── GenerationFailed         accepted, but this request's pictures could not be made
     │   ├── OutOfMemory          they do not fit in the device's memory, even alone
-    │   └── WorkerKilled         it ended worker after worker, the last one alone
-    ├── WorkerDied               accepted, but the worker ended and no other can be started
+    │   └── AttemptsExhausted    a worker ended during every one of its attempts
+    ├── WorkerUnavailable        accepted, but the worker ended and no other can be started
     ├── CheckpointError          the checkpoint cannot be served; starting is no use
     │   └── CheckpointUnavailable  it cannot be had now; it may be later
     └── DeviceUnavailable        the device does not work; another process may find that it does
@@ -72,10 +73,16 @@ class TooSlow(BadInput):
     title = "Upload too slow"
 
 
-class Quarantined(BadInput):
-    """A request like this one has ended workers, and is not taken for a while."""
+class TooCostly(BadInput):
+    """Decoding the picture would take more CPU time, time or memory than is allowed."""
 
-    title = "Refused for a while"
+    title = "Picture too costly to decode"
+
+
+class DecoderDied(BadInput):
+    """The process that decoded the picture ended before it was done."""
+
+    title = "Picture not decoded"
 
 
 class InvalidParameter(BadInput):
@@ -158,16 +165,16 @@ class OutOfMemory(GenerationFailed):
     title = "Out of memory"
 
 
-class WorkerKilled(GenerationFailed):
-    """The request ended worker after worker, the last one while it was alone in it."""
+class AttemptsExhausted(GenerationFailed):
+    """A worker ended during each of the attempts, the last time with nothing else to do."""
 
-    title = "The request ends workers"
+    title = "All attempts failed"
 
 
-class WorkerDied(VariationsError):
+class WorkerUnavailable(VariationsError):
     """The worker ended before the request was done, and no other can be started."""
 
-    title = "The worker ended"
+    title = "No worker"
 
 
 class CheckpointError(VariationsError):

@@ -1,4 +1,4 @@
-"""What may be asked of the service, in plain data that every process and folder shares."""
+"""Requests and models as plain data that every process and folder shares."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class Scheduler(StrEnum):
 
 
 class Fit(StrEnum):
-    """How a picture that is not square becomes the encoder's square input."""
+    """Ways in which a picture that is not square becomes the encoder's square input."""
 
     SQUASH = "squash"
     CROP = "crop"
@@ -104,7 +104,7 @@ class ConditionRow:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a request asks the model to look at: all of it, so it is what is sent to a worker.
+    """All that a request asks the model to look at, and so all that is sent to a worker.
 
     The UNet's outputs for the rows are summed by their weights into one prediction.
     """
@@ -144,7 +144,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded checkpoint is, and what a request that names nothing gets from it.
+    """A loaded checkpoint: its identity, and the defaults of a request that names nothing.
 
     ``sizes`` are the ``(width, height)`` pixels a request may ask for, the default first;
     ``device`` and ``dtype`` are torch's names for them.
@@ -179,7 +179,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a caller asks for; ``None`` leaves it to the checkpoint, and the seed to chance."""
+    """A caller's request; ``None`` leaves a value to the checkpoint, and the seed to chance."""
 
     n: int = 1
     guidance_scale: float | None = None

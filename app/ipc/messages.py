@@ -1,41 +1,31 @@
-"""What the API process and the worker say to each other: plain data over one pipe.
+"""Messages between the API process and the worker: plain data over one pipe.
 
 To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
 From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
-request either :class:`Encoded` and :class:`Done`, or :class:`Failed`; :class:`Stats` after every
-step, :class:`DecodedSome` after every decode, :class:`RanOut` where memory did, and
-:class:`DeviceUse` now and then. A cancelled request is not answered, but :class:`Dropped`.
+request either :class:`Encoded`, a :class:`PictureDone` for each picture and :class:`Done`, or
+:class:`Failed`; :class:`StepStats` after every step, :class:`DecodeStats` after every decode,
+:class:`RanOut` where memory did, and :class:`DeviceUse` now and then. A cancelled request is not
+answered, but :class:`Dropped`.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from app.parameters import ModelInfo, Parameters, Size
+from app.parameters import Condition, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures import Picture
-
-Embedding = NDArray[np.float32]
-"""A picture's projected CLIP embedding, not normalised, ``float32`` of shape ``[projection]``."""
+from app.pictures.fit import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Load this checkpoint and get ready; the fields are those of :class:`app.settings.Settings`.
+    """Load this checkpoint and get ready.
 
-    ``step_seconds`` maps a bucket to the seconds of one step as an earlier worker measured them;
-    where it is given, the worker does not measure again.
+    ``max_rows`` is the row cap, ``None`` to measure it. ``step_seconds`` maps a bucket to the
+    seconds of one step as an earlier worker measured them; where it is given, the worker does not
+    measure again.
     """
 
-    model: str
-    revision: str | None
-    device: str
-    dtype: str
-    attention_slicing: str
-    vae_slicing: bool
-    safety_checker: bool
-    sizes: tuple[Size, ...]
+    config: ModelConfig
     max_rows: int | None
     fixed_bucket: bool
     log_level: str = "info"
@@ -45,11 +35,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Make a request's variations, from its picture or, run again, from its embedding."""
+    """Make a request's variations. The same message again makes the same pictures again."""
 
     request_id: str
     parameters: Parameters
-    source: Picture | Embedding
+    condition: Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +61,14 @@ class Loading:
 class Ready:
     """The worker takes requests, and has measured what its work costs, for the default size.
 
-    ``buckets`` are the batch sizes of a step in rows, the largest its cap; ``step_seconds`` maps
-    some of them to the seconds of a step. ``encode_seconds`` is for one picture, and so is
-    ``decode_seconds``, the safety checker included; ``decoded_at_once`` pictures at most share a
-    decode.
+    ``preprocessing`` is what its encoder takes. ``buckets`` are the batch sizes of a step in rows,
+    the largest the row cap; ``step_seconds`` maps some of them to the seconds of a step.
+    ``encode_seconds`` is for one request, ``decode_seconds`` for one picture, the safety checker
+    included; at most ``decoded_at_once`` pictures share a decode.
     """
 
     model: ModelInfo
+    preprocessing: Preprocessing
     buckets: tuple[int, ...]
     step_seconds: dict[int, float]
     encode_seconds: float
@@ -90,7 +81,7 @@ class LoadFailed:
     """The worker cannot start; ``message`` says why, for whoever runs the service.
 
     An exit status could not carry the reason, nor tell what is ``final``, where another start is
-    of no use, from a death. The worker then waits for the end of the pipe.
+    of no use, from a crash. The worker then waits for the end of the pipe.
     """
 
     message: str
@@ -99,23 +90,28 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The picture's embedding; with it, the request can be run again without the picture.
-
-    ``seconds`` is what that took, ``None`` where it was known before.
-    """
+    """The request's condition was encoded in ``seconds``, and its samples have joined the line."""
 
     request_id: str
-    embedding: Embedding
-    seconds: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedSome:
+class DecodeStats:
     """So many pictures of one ``size`` were decoded and checked together, in ``seconds``."""
 
     pictures: int
     size: Size
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PictureDone:
+    """Picture ``index`` of a request; ``None`` stands for a flagged one."""
+
+    request_id: str
+    index: int
+    picture: Picture | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +132,9 @@ class RanOut:
 
 
 StageName = Literal["upload", "read", "queue", "encode", "denoise", "decode", "safety", "write"]
-"""Where a request's time goes: its body arrives, becomes pixels, waits for its first step, becomes
-an embedding, is denoised, decoded, checked for safety; its files are written. All but ``queue``,
-``encode``, ``denoise``, ``decode`` and ``safety`` happen in the API process."""
+"""Stages that take a request's time: its body arrives, becomes the encoder's input, waits for its
+first step, becomes an embedding, is denoised, decoded, checked for safety; its files are written.
+All but ``queue``, ``encode``, ``denoise``, ``decode`` and ``safety`` happen in the API process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +151,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A request's pictures in the order of their seeds; ``None`` stands for a flagged one.
+    """All of a request's pictures have been sent.
 
     ``stages`` tells where the time went since the worker got it, ``steps`` how many UNet calls it
     took part in.
     """
 
     request_id: str
-    pictures: tuple[Picture | None, ...]
     stages: tuple[Stage, ...]
     steps: int
 
@@ -182,7 +177,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class StepStats:
     """One step.
 
     ``seconds`` is its length. ``rows`` are real, ``bucket`` counts the padding too, and all
@@ -209,7 +204,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """How full and how busy the GPU is, of itself; every few seconds, and never from a CPU.
+    """The use of the GPU, told unasked every few seconds, and never from a CPU.
 
     Bytes ``used`` by tensors, ``reserved`` by torch's allocator for them, ``occupied`` on the
     device by anybody, and in ``total``; ``busy`` is the share (0–1) of the last moments in which
@@ -229,8 +224,9 @@ FromWorker = (
     | Ready
     | LoadFailed
     | Encoded
-    | Stats
-    | DecodedSome
+    | StepStats
+    | DecodeStats
+    | PictureDone
     | RanOut
     | Done
     | Failed

@@ -1,4 +1,4 @@
-"""Who takes part in the next step: ordinary code without clock, thread or tensor.
+"""The batcher: chooses who takes part in the next step, without clock, thread or tensor.
 
 The policy, in full:
 
@@ -27,7 +27,7 @@ from app.parameters import Size
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A sample's place in the line: picture ``index`` of a request, ``rows`` wide.
+    """A sample in the line: picture ``index`` of a request, ``rows`` wide.
 
     ``steps`` are the UNet calls it needs in all.
     """
@@ -127,7 +127,7 @@ class Batcher:
         return [self._batch(by_size[size]) for size in sorted(by_size, key=self._last_turn_of)]
 
     def steps_to_a_last(self, batches: Sequence[Batch]) -> int:
-        """How many steps of the :meth:`round` it takes until one is the last of some sample."""
+        """The number of steps of the :meth:`round` until one is the last of some sample."""
         return 1 + min(
             place + len(batches) * (min(self._steps_left[t] for t in batch.tickets) - 1)
             for place, batch in enumerate(batches)

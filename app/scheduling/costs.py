@@ -1,15 +1,15 @@
-"""What the worker's work costs, learned from what it reports."""
+"""Costs: seconds of each kind of the worker's work, learned from what it reports."""
 
 from collections.abc import Mapping
 
-from app.ipc.messages import DecodedSome, Ready, Stats
 from app.parameters import Size
 
 _WEIGHT = 0.2
 """Of a new observation, against all before it."""
 
-_MOST_SURPRISE = 4.0
-"""Times what was known: a longer step says more about the machine's moment than about the step."""
+_LARGEST_SURPRISE = 4.0
+"""Times what was known: a longer step says more about the machine at that moment than about the
+step."""
 
 
 class Costs:
@@ -17,30 +17,32 @@ class Costs:
 
     def __init__(self) -> None:
         self.encode = 0.0
-        """Seconds of encoding one picture."""
+        """Seconds of encoding one request."""
         self._steps: dict[Size, dict[int, float]] = {}
         self._decodes: dict[Size, float] = {}
 
-    def measured(self, ready: Ready) -> None:
-        """Take what a worker measured at its start for what is not known yet."""
-        size = ready.model.sizes[0]
-        self._steps[size] = dict(ready.step_seconds) | self._steps.get(size, {})
-        self._decodes.setdefault(size, ready.decode_seconds)
-        self.encode = self.encode or ready.encode_seconds
+    def measured(
+        self, size: Size, steps: Mapping[int, float], encode: float, decode: float
+    ) -> None:
+        """Take what a worker measured at its start for what is not known yet.
 
-    def learn(self, stats: Stats) -> None:
-        """Move what is known a little towards what was just seen."""
-        steps = self._steps.setdefault(stats.size, {})
-        steps[stats.bucket] = _moved(self.step(stats.size, stats.bucket), stats.seconds)
+        ``steps`` maps buckets to seconds of a step, ``decode`` is for one picture of the size.
+        """
+        self._steps[size] = dict(steps) | self._steps.get(size, {})
+        self._decodes.setdefault(size, decode)
+        self.encode = self.encode or encode
+
+    def learn_step(self, size: Size, bucket: int, seconds: float) -> None:
+        """Move what is known of a step a little towards what was just seen."""
+        self._steps.setdefault(size, {})[bucket] = _moved(self.step(size, bucket), seconds)
 
     def learn_encode(self, seconds: float) -> None:
-        """The same for the encoding of one picture."""
+        """The same for the encoding of one request."""
         self.encode = _moved(self.encode, seconds)
 
-    def learn_decode(self, decoded: DecodedSome) -> None:
-        """The same for the decoding of some."""
-        each = decoded.seconds / decoded.pictures
-        self._decodes[decoded.size] = _moved(self.decode(decoded.size), each)
+    def learn_decode(self, size: Size, pictures: int, seconds: float) -> None:
+        """The same for the decoding of some pictures together."""
+        self._decodes[size] = _moved(self.decode(size), seconds / pictures)
 
     def lower_to(self, other: "Costs") -> None:
         """Take over each cost of ``other`` that is lower, or not known here."""
@@ -69,7 +71,7 @@ class Costs:
 def _moved(known: float, seen: float) -> float:
     if known == 0.0:
         return seen
-    return known + _WEIGHT * (min(seen, _MOST_SURPRISE * known) - known)
+    return known + _WEIGHT * (min(seen, _LARGEST_SURPRISE * known) - known)
 
 
 def _area(size: Size, other: Size) -> float:
@@ -77,7 +79,7 @@ def _area(size: Size, other: Size) -> float:
 
 
 def _at(table: Mapping[int, float], bucket: int) -> float:
-    """What ``table`` says of ``bucket``: on a line between its neighbours, or past the last one.
+    """Seconds of ``bucket`` by ``table``: on a line between its neighbours, or past the last one.
 
     Below the smallest known bucket a step costs as much as that one, since launching it does.
     """

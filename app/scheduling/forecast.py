@@ -1,7 +1,7 @@
-"""When every request will be finished: the worker's turns, run forward over learned costs.
+"""Forecast: the end of every request, by running the worker's turns forward over learned costs.
 
 There is no model of the queue here. It is the batcher itself that is run, so the forecast knows
-what the batcher knows: joining, waiting past the cap, sizes that take turns.
+everything that the batcher knows: joining, waiting past the cap, sizes that take turns.
 """
 
 from collections import Counter, deque
@@ -23,14 +23,14 @@ class Span:
 
 
 def tickets(request_id: str, parameters: Parameters) -> list[Ticket]:
-    """The places in line that a request's samples take."""
+    """The entries in the line for a request's samples."""
     return [
         Ticket(request_id, index, parameters.size, parameters.rows, parameters.calls)
         for index in range(parameters.n)
     ]
 
 
-def foresee(
+def forecast(
     line: Batcher,
     unencoded: Iterable[tuple[str, Parameters]],
     undecoded: Iterable[Ticket],
@@ -86,7 +86,7 @@ class _Run:
         batches = self.line.round()
         if not batches:
             return
-        # Alike steps are counted together, or a long queue would take long to foresee.
+        # Equal steps are counted together, or a long queue would take long to predict.
         alone = not self.unencoded and not self.undecoded
         steps = self.line.steps_to_a_last(batches) if alone else 1
         seconds = [self.step_seconds(batch.size, batch.bucket) for batch in batches]

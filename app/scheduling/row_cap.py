@@ -1,10 +1,7 @@
-"""The row cap: found at start, where more rows stop to pay; lowered when memory runs out."""
+"""The row cap, the most rows of a step: found at start, lowered while memory is short."""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
-from app.scheduling.batcher import Batcher
 
 SMALLEST_CAP = 2
 """Rows of one sample with guidance; a cap below would never let it run."""
@@ -14,40 +11,28 @@ LEAST_GAIN = 1.05
 PATIENCE = 2
 """Doublings in a row that may gain too little: one alone may be a busy moment of the machine."""
 
-
-@dataclass(frozen=True, slots=True)
-class Knee:
-    """The cap in rows, and the seconds of one step for every bucket that was timed."""
-
-    cap: int
-    step_seconds: dict[int, float]
+CALM_STEPS = 50
+"""Steps without a shortage after which one sample more may join."""
 
 
-def find_knee(seconds_of_step: Callable[[int], float], largest: int = LARGEST_CAP) -> Knee:
-    """Double the bucket from one sample's rows for as long as that pays.
+def find_row_cap(seconds_of_step: Callable[[int], float], largest: int = LARGEST_CAP) -> int:
+    """Double the rows of a step for as long as that pays, and return the last number that did.
 
-    The cap is the last bucket that gave 5 % more rows a second than the cap before it; growth ends
-    where two doublings in a row do not.
-    ``seconds_of_step`` times one step of a bucket; infinity says that it does not fit. A table
-    that an earlier call returned does for it as well, and gives the same cap again.
+    A number of rows pays if it gives 5 % more rows a second than the last that did; the search
+    ends where two doublings in a row do not. ``seconds_of_step`` times one step of so many rows;
+    infinity says that they do not fit. The same times give the same cap.
     """
-    cap, table = SMALLEST_CAP, {SMALLEST_CAP: seconds_of_step(SMALLEST_CAP)}
+    cap, best = SMALLEST_CAP, seconds_of_step(SMALLEST_CAP)
     misses = 0
-    for bucket in powers_of_two(2 * SMALLEST_CAP, largest):
-        seconds = seconds_of_step(bucket)
+    for rows in powers_of_two(2 * SMALLEST_CAP, largest):
+        seconds = seconds_of_step(rows)
         if math.isinf(seconds):
             break
-        table[bucket] = seconds
-        if bucket / seconds >= LEAST_GAIN * cap / table[cap]:
-            cap, misses = bucket, 0
+        if rows / seconds >= LEAST_GAIN * cap / best:
+            cap, best, misses = rows, seconds, 0
         elif (misses := misses + 1) == PATIENCE:
             break
-    return Knee(cap, table)
-
-
-def knee_of(step_seconds: dict[int, float]) -> Knee:
-    """The knee of a table that was measured before."""
-    return find_knee(lambda bucket: step_seconds.get(bucket, math.inf))
+    return cap
 
 
 def powers_of_two(first: int, last: int) -> Iterator[int]:
@@ -58,28 +43,22 @@ def powers_of_two(first: int, last: int) -> Iterator[int]:
         power *= 2
 
 
-CALM_STEPS = 50
-"""Steps without trouble after which one sample more may join."""
+class RowCap:
+    """The most rows that a step may have now: ``highest``, or fewer since memory ran out."""
 
-
-class Ceiling:
-    """Lowers and raises the cap of a batcher."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
-        self._highest = batcher.cap
-        self._calm = 0
+    def __init__(self, highest: int) -> None:
+        self.rows = highest
+        self._highest = highest
+        self._calm_steps = 0
 
     def lower(self, rows: int) -> None:
-        """A step of ``rows`` rows did not fit: half as many may."""
-        self._calm = 0
-        self._batcher.limit(min(self._batcher.cap, max(SMALLEST_CAP, rows // 2)))
+        """A step of ``rows`` rows did not fit in memory: from now on half as many may run."""
+        self._calm_steps = 0
+        self.rows = min(self.rows, max(SMALLEST_CAP, rows // 2))
 
     def stepped(self) -> None:
-        """A step has been done."""
-        if self._batcher.cap == self._highest:
-            return
-        self._calm += 1
-        if self._calm >= CALM_STEPS:
-            self._calm = 0
-            self._batcher.limit(self._batcher.cap + SMALLEST_CAP)
+        """A step is done; after :data:`CALM_STEPS` the cap rises by the rows of one sample."""
+        self._calm_steps += 1
+        if self._calm_steps >= CALM_STEPS:
+            self._calm_steps = 0
+            self.rows = min(self._highest, self.rows + SMALLEST_CAP)

@@ -4,15 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.ipc.messages import DecodedSome, Ready, Stats
 from app.parameters import Fit, Parameters, Scheduler
 from app.scheduling.batcher import Batcher, Ticket
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import foresee, tickets
-from tests.support.fakes import MODEL
+from app.scheduling.forecast import forecast, tickets
 
 SIZES = ((64, 64), (128, 64), (64, 128))
-DECODED_AT_ONCE = 2
 
 
 def asked(
@@ -25,28 +22,24 @@ def known_costs() -> Costs:
     """A step of r rows takes 0.1 r seconds, an encode 1, a decode 2."""
     costs = Costs()
     table = {rows: 0.1 * rows for rows in (2, 4, 8, 16)}
-    costs.measured(Ready(MODEL, (2, 4, 8, 16), table, 1.0, 2.0, DECODED_AT_ONCE))
+    costs.measured(SIZES[0], table, encode=1.0, decode=2.0)
     return costs
 
 
-def stats(seconds: float, bucket: int = 4, size: tuple[int, int] = SIZES[0]) -> Stats:
-    return Stats(seconds, bucket, bucket, size, (), 1, 0, 16)
-
-
 def test_one_request_takes_its_encode_its_steps_and_its_decode() -> None:
-    spans = foresee(Batcher([2, 4]), [("a", asked())], [], known_costs(), 2)
+    spans = forecast(Batcher([2, 4]), [("a", asked())], [], known_costs(), 2)
     assert spans["a"].started == pytest.approx(1.0)
     assert spans["a"].finished == pytest.approx(1.0 + 4 * 0.2 + 2.0)
 
 
 def test_past_the_cap_a_request_waits_for_those_before_it() -> None:
-    spans = foresee(Batcher([2]), [("a", asked()), ("b", asked())], [], known_costs(), 2)
+    spans = forecast(Batcher([2]), [("a", asked()), ("b", asked())], [], known_costs(), 2)
     # b is encoded after the first step of a, and steps once a has left.
     assert spans["b"].started == pytest.approx(1.0 + 0.2 + 1.0 + 3 * 0.2 + 2.0)
 
 
-def test_what_only_waits_to_be_decoded_is_foreseen_too() -> None:
-    spans = foresee(Batcher([2]), [], tickets("a", asked(n=3)), known_costs(), 2)
+def test_what_only_waits_to_be_decoded_is_predicted_too() -> None:
+    spans = forecast(Batcher([2]), [], tickets("a", asked(n=3)), known_costs(), 2)
     assert spans["a"].finished == pytest.approx(3 * 2.0)
 
 
@@ -71,10 +64,10 @@ def some_costs(draw: st.DrawFn) -> Costs:
     """Costs by which every size and bucket differs from the others."""
     costs = Costs()
     table = {rows: draw(seconds) for rows in (2, 4, 8, 16)}
-    costs.measured(Ready(MODEL, (2, 4, 8, 16), table, draw(seconds), draw(seconds), 1))
+    costs.measured(SIZES[0], table, encode=draw(seconds), decode=draw(seconds))
     for size in SIZES:
-        costs.learn(stats(draw(seconds), size=size))
-        costs.learn_decode(DecodedSome(1, size, draw(seconds)))
+        costs.learn_step(size, 4, draw(seconds))
+        costs.learn_decode(size, 1, draw(seconds))
     return costs
 
 
@@ -101,7 +94,7 @@ def lines(draw: st.DrawFn) -> Batcher:
     costs=some_costs(),
     decoded_at_once=st.integers(1, 5),
 )
-def test_counting_alike_steps_together_changes_nothing(
+def test_counting_equal_steps_together_changes_nothing(
     line: Batcher,
     to_encode: list[Parameters],
     to_decode: list[Parameters],
@@ -115,7 +108,7 @@ def test_counting_alike_steps_together_changes_nothing(
         for ticket in tickets(f"decode {name}", parameters)
     ]
     before = [*line]
-    spans = foresee(line, unencoded, undecoded, costs, decoded_at_once)
+    spans = forecast(line, unencoded, undecoded, costs, decoded_at_once)
     assert [*line] == before
     expected = turn_by_turn(line.copy(), unencoded, undecoded, costs, decoded_at_once)
     assert spans.keys() == expected.keys()
@@ -152,34 +145,3 @@ def turn_by_turn(
         for ticket in chosen:
             finished[ticket.request_id] = now  # its last picture says it last
     return {name: (started.get(name, 0.0), end) for name, end in finished.items()}
-
-
-# Costs
-
-
-def test_a_step_between_two_known_buckets_costs_what_lies_between() -> None:
-    assert known_costs().step(SIZES[0], 6) == pytest.approx(0.6)
-    assert known_costs().step(SIZES[0], 32) == pytest.approx(3.2)
-    assert known_costs().step(SIZES[0], 1) == pytest.approx(0.2)
-
-
-def test_another_size_costs_by_its_area_until_it_is_seen() -> None:
-    costs = known_costs()
-    assert costs.step(SIZES[1], 4) == pytest.approx(0.8)
-    assert costs.decode(SIZES[1]) == pytest.approx(4.0)
-    for _ in range(100):
-        costs.learn(stats(0.5, size=SIZES[1]))
-    assert costs.step(SIZES[1], 4) == pytest.approx(0.5, rel=0.01)
-
-
-def test_costs_follow_what_is_seen_and_mind_no_single_surprise() -> None:
-    costs = known_costs()
-    costs.learn(stats(60.0))
-    assert costs.step(SIZES[0], 4) < 0.8
-    for _ in range(100):
-        costs.learn(stats(0.2))
-    assert costs.step(SIZES[0], 4) == pytest.approx(0.2, rel=0.01)
-
-
-def test_before_anything_is_known_all_is_free() -> None:
-    assert Costs().step(SIZES[0], 4) == Costs().decode(SIZES[0]) == Costs().encode == 0.0
