@@ -1,7 +1,14 @@
 """Files to pixels and back; knows no HTTP and no torch.
 
-``decode`` makes upright sRGB pixels of an upload, ``formats`` first cuts its first picture out of
-it, ``encode`` makes files of pixels.
+::
+
+    sandbox      an upload becomes the encoder's input, in a process of its own under limits
+    processes    the API process's side of those processes
+    forkserver   the other side: it forks them, and what they do
+    decode       an upload becomes upright sRGB pixels
+    formats      before that, its first picture is cut out of it
+    fit          pixels become the encoder's input
+    encode       pixels become files
 """
 
 import numpy as np

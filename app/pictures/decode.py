@@ -1,4 +1,4 @@
-"""An uploaded file becomes an RGB array, or an error that says what was wrong with it.
+"""From an uploaded file to an RGB array, or to an error that says what was wrong with it.
 
 Uploads are hostile until proven otherwise: only the listed formats are ever parsed, the number of
 pixels is taken from the header before anything is decoded, and of a file nothing but its first
@@ -36,7 +36,7 @@ BYTES_PER_PIXEL: Final = 16
 not in it."""
 
 MAX_SIDE: Final = 65_535
-"""What JPEG, GIF and most programs can hold."""
+"""Pixels: more than JPEG, GIF and most programs can hold is refused."""
 
 _STRIP_PIXELS = 2**18
 
@@ -49,10 +49,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation, what turns the stored picture upright."""
+"""The turn that makes a stored picture upright, by EXIF orientation."""
 _LYING = frozenset((5, 6, 7, 8))
 _FROM_THE_END = frozenset((3, 4, 6, 7))
-"""Where the first rows that are stored are the last rows, or columns, of the upright picture."""
+"""Orientations whose first stored rows are the last rows, or columns, of the upright picture."""
 
 # Told apart by these bytes alone: no parser of an unlisted format ever sees an upload.
 _UNLISTED: Final = (
@@ -101,7 +101,7 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
     """Decode an upload into upright RGB pixels, what is transparent laid over white.
 
     Raises :class:`NotAPicture`, :class:`FormatNotAllowed` or :class:`TooLarge`. Takes a while
-    for a large picture; call it in a thread.
+    and much memory for a large picture: uploads are decoded by :mod:`app.pictures.sandbox`.
     """
     name = _format(data)
     # Many kinds of error are raised over a damaged file: whatever it is, the file is at fault.
@@ -183,7 +183,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What makes RGB of each strip of this picture."""
+    """The function that makes RGB of each strip of this picture."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return partial(_deep_to_rgb, white=_white(image))
     if image.has_transparency_data:

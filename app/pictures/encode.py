@@ -19,7 +19,7 @@ class OutputFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
-        """Its name in a ``Content-Type``."""
+        """The name of the format in a ``Content-Type``."""
         return f"image/{self.value}"
 
 

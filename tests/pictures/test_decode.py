@@ -23,7 +23,7 @@ from tests.support.bombs import (
     tiff,
     tiff_size,
 )
-from tests.support.pictures import quarters
+from tests.support.pictures import gradient, in_mode, quarters
 
 MAX_PIXELS = 20_000_000
 
@@ -34,10 +34,6 @@ LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
 
 def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     return decode(data, max_pixels=max_pixels)
-
-
-def gradient() -> NDArray[np.uint8]:
-    return np.linspace(0, 255, 64 * 16).astype(np.uint8).reshape(16, 64)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -75,27 +71,6 @@ def assert_ramp(pixels: NDArray[np.uint8]) -> None:
     assert pixels.shape == (16, 64, 3)
     assert pixels[0, 0].max() < 50
     assert pixels[-1, -1].min() > 200
-
-
-def in_mode(mode: str) -> Image.Image:
-    """A ramp from black to white in any of Pillow's modes."""
-    ramp = gradient()
-    grey = Image.fromarray(ramp)
-    match mode:
-        case "I;16" | "I;16B":
-            values = ramp.astype(np.uint16) * 257
-            return Image.fromarray(values.astype(">u2" if mode == "I;16B" else "<u2"))
-        case "I":
-            return Image.fromarray(ramp.astype(np.int32) * 257)
-        case "F":
-            return Image.fromarray(ramp.astype(np.float32) / 255)
-        case "LAB":
-            no_colour = Image.new("L", grey.size, 128)
-            return Image.merge("LAB", (grey, no_colour, no_colour))
-        case "PA":
-            return grey.convert("P").convert("PA")
-        case _:
-            return grey.convert("RGB").convert(mode)
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:

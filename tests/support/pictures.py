@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.pictures import Picture
@@ -22,3 +23,29 @@ def quarters(size: tuple[int, int] = (40, 30)) -> Picture:
     pixels[: height // 2, width // 2 :] = (30, 200, 40)
     pixels[height // 2 :, : width // 2] = (40, 50, 210)
     return pixels
+
+
+def gradient() -> NDArray[np.uint8]:
+    """Grey from black to white."""
+    return np.linspace(0, 255, 64 * 16).astype(np.uint8).reshape(16, 64)
+
+
+def in_mode(mode: str) -> Image.Image:
+    """A ramp from black to white in any of Pillow's modes."""
+    ramp = gradient()
+    grey = Image.fromarray(ramp)
+    match mode:
+        case "I;16" | "I;16B":
+            values = ramp.astype(np.uint16) * 257
+            return Image.fromarray(values.astype(">u2" if mode == "I;16B" else "<u2"))
+        case "I":
+            return Image.fromarray(ramp.astype(np.int32) * 257)
+        case "F":
+            return Image.fromarray(ramp.astype(np.float32) / 255)
+        case "LAB":
+            no_colour = Image.new("L", grey.size, 128)
+            return Image.merge("LAB", (grey, no_colour, no_colour))
+        case "PA":
+            return grey.convert("P").convert("PA")
+        case _:
+            return grey.convert("RGB").convert(mode)

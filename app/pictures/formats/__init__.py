@@ -7,7 +7,7 @@ first picture's own parts into a file of nothing else. That file is what Pillow 
 
 ::
 
-    contents   what a walk finds
+    contents   the result of a walk
     exif       the orientation in an EXIF block
     png jpeg gif webp bmp tiff   a walk each
 """

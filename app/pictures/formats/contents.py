@@ -1,4 +1,4 @@
-"""What a file turned out to hold."""
+"""The result of taking a file apart, and limits that all formats share."""
 
 from dataclasses import dataclass
 from typing import Final

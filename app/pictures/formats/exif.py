@@ -1,4 +1,4 @@
-"""The one thing wanted of an EXIF block: which way is up (EXIF 3.0, section 4.6.5)."""
+"""The orientation in an EXIF block (EXIF 3.0, section 4.6.5)."""
 
 import struct
 from typing import Final

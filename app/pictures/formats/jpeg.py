@@ -27,7 +27,7 @@ _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 class _Header:
-    """What the segments before the first scan say."""
+    """The segments before the first scan, those without pixels left out."""
 
     def __init__(self) -> None:
         self.kept: list[bytes] = [SIGNATURE[:2]]

@@ -36,8 +36,7 @@ _INTEGERS = {_SHORT: "H", 4: "I", 16: "Q"}
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How directories are written, in struct's codes; ``first`` is where the first one's place
-    is said."""
+    """The form of directories, in struct's codes; the first one's offset lies at ``first``."""
 
     order: str
     offset: str

@@ -1,0 +1,278 @@
+"""Decoder processes for uploads, with limits and without keys or sockets.
+
+A file that a library takes too long over, or that makes it crash, costs its own upload an answer
+and no other. No pool of processes from a library serves here: they unpickle what a process answers
+that may have been taken over by a file, and hand their own environment down to it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal, Protocol, Self, cast
+
+import numpy as np
+
+import app
+from app.errors import BadInput, DecoderDied, FormatNotAllowed, NotAPicture, TooCostly, TooLarge
+from app.parameters import EncoderInput, Fit
+from app.pictures.decode import BYTES_PER_PIXEL
+from app.pictures.decoder import FITTED, LENGTH, LENGTHS, OUT_OF_MEMORY, REFUSED
+from app.pictures.fit import Preprocessing
+from app.pictures.formats.contents import FIELD
+
+logger = logging.getLogger(__name__)
+
+Reason = Literal["cpu", "time", "memory", "died"]
+
+MOST_PROCESSES: Final = 4
+"""Decoders at once unless told otherwise; fewer where this machine has fewer cores."""
+
+_COPIES_OF_THE_FILE = 4
+_INTERPRETER_BYTES = 512 * 2**20
+"""Address space of Python and its libraries: 120 MB where locales are few, and room."""
+
+_CHUNK_BYTES = 2**18
+_REFUSALS = {kind.__name__: kind for kind in (NotAPicture, FormatNotAllowed, TooLarge)}
+_REFUSAL_BYTES = 4096
+
+_ENVIRONMENT = (
+    *("PATH", "LANG", "LC_ALL", "HOME", "LD_LIBRARY_PATH"),
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE"),
+)
+"""Variables by which Python finds itself and its packages; all others stay here."""
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+# Ctrl-C and SIGTERM are for the service, which finishes what it has accepted. The package is
+# imported from where it is, and nothing else from that folder or from the working folder.
+_BOOT = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+sys.path.insert(0, sys.argv[1])
+import app
+del sys.path[0]
+from app.pictures.decoder import main
+main(int(sys.argv[2]))
+"""
+
+
+class Metrics(Protocol):
+    """The numbers that decoders report."""
+
+    def failed(self, reason: Reason) -> None:
+        """A decoder was ended, or ended, without an answer."""
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        """Show the result of ``waiting``: uploads that wait for a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that one picture may cost.
+
+    ``cpu_seconds`` are of the processor and ``seconds`` of the clock; ``memory_bytes`` are of
+    address space, with the interpreter's.
+    """
+
+    max_pixels: int
+    cpu_seconds: int
+    seconds: float
+    memory_bytes: int
+
+    @classmethod
+    def of(
+        cls, *, max_pixels: int, max_upload_bytes: int, cpu_seconds: int = 20, seconds: float = 60.0
+    ) -> Self:
+        """Limits with as much memory as the largest picture that is accepted can need."""
+        files = _COPIES_OF_THE_FILE * max_upload_bytes
+        memory_bytes = BYTES_PER_PIXEL * max_pixels + files + _INTERPRETER_BYTES
+        return cls(max_pixels, cpu_seconds, seconds, memory_bytes)
+
+
+class Decoders:
+    """A pool of decoder processes; belongs to the event loop that starts it.
+
+    As many uploads wait as call :meth:`decode`: the caller bounds them.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        processes: int | Literal["auto"] = "auto",
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._limits = limits
+        self._processes = _default_processes() if processes == "auto" else processes
+        self._metrics = metrics
+        self._free = asyncio.Semaphore(self._processes)
+        self._waiting = 0
+        self._idle: list[Process] = []
+        self._running: set[Process] = set()
+        if metrics:
+            metrics.watch(lambda: self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Uploads that wait for a process."""
+        return self._waiting
+
+    @property
+    def pids(self) -> list[int]:
+        """Ids of the processes that decode now."""
+        return [process.pid for process in self._running]
+
+    async def start(self) -> None:
+        """Launch the processes; they warm up meanwhile."""
+        self._idle = [await self._launch() for _ in range(self._processes)]
+
+    async def stop(self) -> None:
+        """End every process; uploads that are being decoded fail."""
+        await asyncio.gather(*map(_end, [*self._idle, *self._running]))
+        self._idle.clear()
+
+    async def decode(
+        self, read: Callable[[], Awaitable[bytes]], *, fit: Fit, preprocessing: Preprocessing
+    ) -> EncoderInput:
+        """Decode and fit an upload; ``float32 [3, side, side]``.
+
+        ``read`` gives its bytes, and is called once there is a process for them: until then a large
+        upload can stay where it is. Raises the errors of :func:`app.pictures.decode.decode`,
+        :class:`TooCostly` where it takes more than the limits allow, and :class:`DecoderDied`. When
+        cancelled, the process is ended.
+        """
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._decode(await read(), fit, preprocessing)
+        finally:
+            self._free.release()
+
+    async def _decode(self, data: bytes, fit: Fit, preprocessing: Preprocessing) -> EncoderInput:
+        job = {
+            "fit": fit,
+            "preprocessing": asdict(preprocessing),
+            "max_pixels": self._limits.max_pixels,
+            "cpu_seconds": self._limits.cpu_seconds,
+        }
+        side = preprocessing.side
+        process = await self._take(json.dumps(job).encode(), len(data))
+        self._running.add(process)
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await _send(process, data)
+                answer = await _receive(process, most=_REFUSAL_BYTES + 12 * side * side)
+        except TimeoutError:
+            raise self._failure("time") from None
+        except (ConnectionError, asyncio.IncompleteReadError):
+            await _end(process)
+            code = process.returncode
+            raise self._failure("cpu" if code == -signal.SIGXCPU else "died", code) from None
+        else:
+            self._idle.append(process)
+        finally:
+            self._running.discard(process)
+            if process not in self._idle:
+                await _end(process)
+        return self._unpacked(answer, side)
+
+    async def _take(self, job: bytes, upload_bytes: int) -> Process:
+        """A process that has taken the job. One that had nothing to do may have ended meanwhile."""
+        head = LENGTHS.pack(len(job), upload_bytes) + job
+        while self._idle:
+            process = self._idle.pop()
+            with suppress(ConnectionError):
+                await _send(process, head)
+                return process
+            await _end(process)
+        process = await self._launch()
+        await _send(process, head)
+        return process
+
+    async def _launch(self) -> Process:
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", _BOOT),
+            str(Path(app.__file__).parents[1]),
+            str(self._limits.memory_bytes),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env=environment | _ONE_THREAD,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _unpacked(self, answer: bytes, side: int) -> EncoderInput:
+        """The result; raises the refusal.
+
+        A file that took its decoder over can answer what it likes, so nothing is unpickled.
+        """
+        kind, rest = answer[:1], answer[1:]
+        if kind == FITTED and len(rest) == 12 * side * side:
+            return np.frombuffer(rest, np.float32).reshape(3, side, side).copy()
+        if kind == OUT_OF_MEMORY:
+            raise self._failure("memory")
+        refusal = None
+        if kind == REFUSED:
+            with suppress(ValueError, LookupError, TypeError, RecursionError):
+                name, message, field = json.loads(rest)
+                refusal = _REFUSALS[name](str(message), field=str(field))
+        raise refusal or self._failure("died")
+
+    def _failure(self, reason: Reason, code: int | None = None) -> BadInput:
+        if self._metrics:
+            self._metrics.failed(reason)
+        if reason == "died":
+            logger.warning("A decoder ended without an answer, with exit code %s", code)
+            return DecoderDied(
+                "The process that decoded the picture ended before it was done; send it again, "
+                "or save it anew as PNG or JPEG",
+                field=FIELD,
+            )
+        most = {
+            "cpu": f"{self._limits.cpu_seconds} seconds of CPU time",
+            "time": f"{self._limits.seconds:g} seconds",
+            "memory": f"{self._limits.memory_bytes / 2**20:,.0f} MiB of memory",
+        }[reason]
+        return TooCostly(
+            f"Decoding the picture takes more than {most}; send a smaller one, or save it anew "
+            "as PNG or JPEG",
+            field=FIELD,
+        )
+
+
+def _default_processes() -> int:
+    usable = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
+    return min(MOST_PROCESSES, len(usable))
+
+
+async def _send(process: Process, data: bytes) -> None:
+    """Send in chunks: a large upload holds up nothing else. :class:`ConnectionError` at its end."""
+    stdin, upload = cast("asyncio.StreamWriter", process.stdin), memoryview(data)
+    for start in range(0, len(data), _CHUNK_BYTES):
+        stdin.write(upload[start : start + _CHUNK_BYTES])
+        await stdin.drain()
+
+
+async def _receive(process: Process, most: int) -> bytes:
+    """The answer; empty if it would be longer than ``most`` bytes."""
+    stdout = cast("asyncio.StreamReader", process.stdout)
+    (length,) = LENGTH.unpack(await stdout.readexactly(LENGTH.size))
+    return await stdout.readexactly(length) if length <= most else b""
+
+
+async def _end(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

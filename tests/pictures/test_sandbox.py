@@ -1,0 +1,365 @@
+"""Uploads are decoded in processes that can do nothing else, and end when they must."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import BadInput, DecoderDied, FormatNotAllowed, NotAPicture, TooCostly, TooLarge
+from app.parameters import EncoderInput, Fit
+from app.pictures.decode import decode
+from app.pictures.fit import Preprocessing
+from app.pictures.sandbox import Decoders, Limits, Reason
+from tests.support.bombs import saved, slow_jpeg
+from tests.support.pictures import in_mode, picture_file
+
+pytestmark = pytest.mark.anyio
+
+PREPARE = Preprocessing(32, False, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+
+LIMITS = Limits.of(max_pixels=50_000_000, max_upload_bytes=2**20, cpu_seconds=60, seconds=100)
+
+SMALL = picture_file("PNG")
+
+MODES = {
+    "PNG": ("1", "L", "P", "RGB", "LA", "RGBA", "I;16"),
+    "TIFF": ("1", "L", "P", "RGB", "LA", "RGBA", "PA", "CMYK", "YCbCr", "LAB", "I", "I;16B", "F"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "WEBP": ("RGB", "RGBA"),
+    "GIF": ("L", "P"),
+    "BMP": ("1", "L", "P", "RGB"),
+}
+
+
+@dataclass
+class Counts:
+    """What was counted."""
+
+    reasons: list[str] = field(default_factory=list)
+    waiting: Callable[[], int] = lambda: -1
+
+    def failed(self, reason: Reason) -> None:
+        self.reasons.append(reason)
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        self.waiting = waiting
+
+
+@asynccontextmanager
+async def running(
+    limits: Limits = LIMITS, processes: int = 2, counts: Counts | None = None
+) -> AsyncIterator[Decoders]:
+    decoders = Decoders(limits, processes, counts)
+    await decoders.start()
+    try:
+        yield decoders
+    finally:
+        await decoders.stop()
+
+
+def reading(data: bytes) -> Callable[[], Awaitable[bytes]]:
+    """An upload that is there."""
+
+    async def read() -> bytes:
+        return data
+
+    return read
+
+
+async def decoded(decoders: Decoders, data: bytes = SMALL) -> EncoderInput:
+    return await decoders.decode(reading(data), fit=Fit.CROP, preprocessing=PREPARE)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """A process tells nobody that it has begun, or ended: its parent is another."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+
+
+def has_ended(pid: int) -> bool:
+    """Gone, or a zombie: nobody may be left to ask for its exit code."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+@pytest.fixture(scope="module")
+def slow() -> bytes:
+    """A picture that takes seconds."""
+    return slow_jpeg()
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("fit", Fit)
+async def test_the_answer_is_the_decoded_and_fitted_picture(fit: Fit, antialias: bool) -> None:
+    prepare = replace(PREPARE, antialias=antialias)
+    async with running() as decoders:
+        given = await decoders.decode(reading(SMALL), fit=fit, preprocessing=prepare)
+    expected = prepare(decode(SMALL, max_pixels=10_000), fit)
+    np.testing.assert_array_equal(given, expected, strict=True)
+    assert given.flags.writeable
+
+
+async def test_formats_and_modes_of_all_kinds_are_decoded_without_opening_a_file() -> None:
+    async with running() as decoders:
+        for file_format, modes in MODES.items():
+            for mode in modes:
+                data = saved(in_mode(mode), file_format)
+                expected = PREPARE(decode(data, max_pixels=10_000), Fit.CROP)
+                np.testing.assert_array_equal(await decoded(decoders, data), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", NotAPicture),
+        (SMALL[:-30], NotAPicture),
+        (b"qoif", FormatNotAllowed),
+        (saved(Image.new("1", (10_000, 5001)), "PNG"), TooLarge),
+    ],
+)
+async def test_a_refusal_says_the_same_as_without_a_process(
+    data: bytes, error: type[BadInput]
+) -> None:
+    counts = Counts()
+    async with running(counts=counts) as decoders:
+        with pytest.raises(error) as refusal:
+            await decoded(decoders, data)
+    with pytest.raises(error) as expected:
+        decode(data, max_pixels=LIMITS.max_pixels)
+    assert refusal.value.message == expected.value.message
+    assert refusal.value.field == "image"
+    assert counts.reasons == []
+
+
+async def test_a_decoder_that_is_killed_fails_its_own_upload_only(slow: bytes) -> None:
+    counts = Counts()
+    async with running(counts=counts) as decoders:
+        victim = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: decoders.pids)
+        (pid,) = decoders.pids
+        other = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: len(decoders.pids) == 2)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DecoderDied, match="ended before") as death:
+            await victim
+        assert death.value.field == "image"
+        assert (await other).shape == (3, 32, 32)
+        assert counts.reasons == ["died"]
+        again = [asyncio.create_task(decoded(decoders, slow)) for _ in range(2)]
+        await until(lambda: len(decoders.pids) == 2)
+        for task in again:
+            task.cancel()
+        await asyncio.gather(*again, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "words"),
+    [
+        (replace(LIMITS, cpu_seconds=1), "cpu", "more than 1 seconds of CPU time"),
+        (replace(LIMITS, seconds=0.5), "time", r"more than 0\.5 seconds"),
+    ],
+)
+async def test_a_picture_that_takes_too_long_is_given_up(
+    slow: bytes, limits: Limits, reason: Reason, words: str
+) -> None:
+    counts = Counts()
+    async with running(limits, counts=counts) as decoders:
+        with pytest.raises(TooCostly, match=words) as refusal:
+            await decoded(decoders, slow)
+        assert refusal.value.field == "image"
+        assert counts.reasons == [reason]
+        assert decoders.pids == []
+
+
+async def test_a_picture_that_takes_too_much_memory_is_given_up() -> None:
+    counts = Counts()
+    large = saved(Image.new("RGB", (7000, 7000)), "PNG", compress_level=1)
+    async with running(replace(LIMITS, memory_bytes=256 * 2**20), counts=counts) as decoders:
+        with pytest.raises(TooCostly, match="more than 256 MiB of memory"):
+            await decoded(decoders, large)
+        assert counts.reasons == ["memory"]
+        assert (await decoded(decoders)).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("file_format", ["WEBP", "JPEG", "PNG", "TIFF"])
+async def test_the_largest_picture_has_memory_enough(file_format: str) -> None:
+    options = {"lossless": True, "quality": 0} if file_format == "WEBP" else {}
+    large = saved(Image.new("RGB", (8000, 6250)), file_format, **options)
+    assert LIMITS.max_pixels == 8000 * 6250
+    async with running() as decoders:
+        assert (await decoded(decoders, large)).shape == (3, 32, 32)
+
+
+async def test_cancelling_ends_the_process(slow: bytes) -> None:
+    counts = Counts()
+    async with running(processes=1, counts=counts) as decoders:
+        task = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: decoders.pids)
+        (pid,) = decoders.pids
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert has_ended(pid)
+        assert (await decoded(decoders)).shape == (3, 32, 32)
+        assert counts.reasons == []
+
+
+async def test_uploads_beyond_the_processes_wait_unread(slow: bytes) -> None:
+    counts = Counts()
+    async with running(processes=1, counts=counts) as decoders:
+        assert counts.waiting() == 0
+        tasks = [asyncio.create_task(decoded(decoders, slow)) for _ in range(2)]
+
+        async def never_read() -> bytes:
+            raise AssertionError("it was read before there was a process for it")
+
+        unread = decoders.decode(never_read, fit=Fit.CROP, preprocessing=PREPARE)
+        tasks.append(asyncio.create_task(unread))
+        await until(lambda: decoders.pids)
+        assert decoders.waiting == counts.waiting() == 2
+        tasks[2].cancel()
+        await until(tasks[2].done)
+        assert decoders.waiting == 1
+        tasks[0].cancel()
+        await until(lambda: decoders.waiting == 0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_an_idle_decoder_that_dies_is_replaced_and_nobody_notices(slow: bytes) -> None:
+    counts = Counts()
+    async with running(processes=1, counts=counts) as decoders:
+        task = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: decoders.pids)
+        (pid,) = decoders.pids
+        await task
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: has_ended(pid))
+        assert (await decoded(decoders)).shape == (3, 32, 32)
+        assert counts.reasons == []
+
+
+async def test_a_decoder_has_no_secrets_no_sockets_and_no_priority(
+    slow: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VARIATIONS_API_KEYS", "0123456789abcdef")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    async with running() as decoders:
+        task = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: decoders.pids and confined(decoders.pids[0]))
+        (pid,) = decoders.pids
+        assert_poor(pid)
+        assert_clean(pid)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def assert_poor(pid: int) -> None:
+    process = Path(f"/proc/{pid}")
+    files = [str(file.readlink()).partition(":")[0] for file in (process / "fd").iterdir()]
+    assert sorted(files) == ["/dev/null", "pipe", "pipe"]
+    limits = (process / "limits").read_text()
+    assert limit(limits, "Max open files") == ["3", "3"]
+    assert limit(limits, "Max core file size") == ["0", "0"]
+    assert limit(limits, "Max address space") == [str(LIMITS.memory_bytes)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+
+
+def assert_clean(pid: int) -> None:
+    process = Path(f"/proc/{pid}")
+    environment = (process / "environ").read_text()
+    assert "PATH=" in environment
+    assert "VARIATIONS" not in environment
+    assert "hf_secret" not in environment
+    assert "torch" not in (process / "maps").read_text()
+    assert len(list((process / "task").iterdir())) == 1
+
+
+def confined(pid: int) -> bool:
+    """It has set the last of its limits."""
+    return limit(Path(f"/proc/{pid}/limits").read_text(), "Max cpu time")[0] != "unlimited"
+
+
+def limit(limits: str, name: str) -> list[str]:
+    """The soft and the hard limit, as ``/proc/PID/limits`` has them."""
+    (line,) = (line for line in limits.splitlines() if line.startswith(name))
+    return line.removeprefix(name).split()[:2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_what_ends_the_service_does_not_end_a_decoder(
+    slow: bytes, number: signal.Signals
+) -> None:
+    async with running() as decoders:
+        task = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: decoders.pids and confined(decoders.pids[0]))
+        (pid,) = decoders.pids
+        os.kill(pid, number)
+        assert (await task).shape == (3, 32, 32)
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from app.parameters import Fit
+from app.pictures.fit import Preprocessing
+from app.pictures.sandbox import Decoders, Limits
+
+async def main():
+    decoders = Decoders(Limits.of(max_pixels=50_000_000, max_upload_bytes=2**20))
+    await decoders.start()
+    prepare = Preprocessing(32, False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    data = Path(sys.argv[1]).read_bytes()
+    async def read():
+        return data
+    task = asyncio.create_task(decoders.decode(read, fit=Fit.CROP, preprocessing=prepare))
+    while not (decoders.pids or task.done()):
+        await asyncio.sleep(0.01)
+    print(*decoders.pids, flush=True)
+    print((await task).shape, flush=True)
+    await decoders.stop()
+
+asyncio.run(main())
+"""
+
+
+def test_processes_end_with_the_service_even_if_it_is_killed(slow: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "slow.jpg"
+    path.write_bytes(slow)
+    command = [sys.executable, "-c", SERVICE, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        pid = int(service.stdout.readline())
+        service.kill()
+    asyncio.run(until(lambda: has_ended(pid)))
+
+
+@pytest.mark.parametrize("name", ["PIL", "json", "numpy", "torch", "app"])
+def test_modules_in_the_working_folder_are_not_imported(name: str, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(SMALL)
+    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-P", "-c", SERVICE, "picture.png"]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.endswith("(3, 32, 32)\n")
+    assert not (tmp_path / "imported").exists()
