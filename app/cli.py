@@ -15,9 +15,11 @@ from app.parameters import (
     MAX_SEED,
     MAX_STEPS,
     MAX_VARIATIONS,
+    Condition,
     Fit,
     Parameters,
     Scheduler,
+    Wishes,
 )
 from app.training.cli import app as training
 
@@ -80,23 +82,18 @@ def generate(
 
     The model and device are those of the settings (VARIATIONS_MODEL and so on).
     """
-    from app.api.resolving import resolve  # noqa: PLC0415
-    from app.api.schemas import VariationsForm  # noqa: PLC0415
-
     settings = _settings()
+    wishes = Wishes(
+        n=n,
+        guidance_scale=guidance_scale,
+        num_inference_steps=steps,
+        scheduler=scheduler,
+        seed=seed,
+        fit=fit,
+    )
     try:
         pipeline = _load(settings)
-        parameters = resolve(
-            VariationsForm.model_construct(
-                n=n,
-                guidance_scale=guidance_scale,
-                num_inference_steps=steps,
-                scheduler=scheduler,
-                seed=seed,
-                fit=fit,
-            ),
-            pipeline.model,
-        )
+        parameters = wishes.resolve(pipeline.model)
         _generate(pipeline, photo, settings.max_pixels, parameters, out)
     except VariationsError as error:
         typer.echo(f"{error.title}: {error.message}", err=True)
@@ -133,17 +130,7 @@ def _load(settings: "Settings") -> "Pipeline":
             total = None if fraction is None else 1.0
             bar.update(task, description=stage, completed=fraction or 0, total=total)
 
-        return Pipeline.load(
-            settings.model,
-            revision=settings.revision,
-            device=settings.device,
-            dtype=settings.dtype,
-            attention_slicing=settings.attention_slicing,
-            vae_slicing=settings.vae_slicing,
-            safety_checker=settings.safety_checker == "on",
-            sizes=settings.sizes,
-            progress=report,
-        )
+        return Pipeline.load(settings.to_model_config(), report)
 
 
 def _generate(
@@ -155,15 +142,18 @@ def _generate(
     from app.pictures.decode import decode  # noqa: PLC0415
 
     picture = decode(photo.read_bytes(), max_pixels=max_pixels)
+    pixels = pipeline.preprocessing(picture, parameters.fit)
     out.mkdir(parents=True, exist_ok=True)
     with Progress(transient=True) as bar:
         task = bar.add_task(f"{parameters.n} variations of {photo.name}")
         pictures = pipeline.generate(
-            picture, parameters, lambda done, total: bar.update(task, completed=done, total=total)
+            Condition.guided(pixels, parameters.guidance_scale),
+            parameters,
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
     missing = 0
     for index, decoded in enumerate(pictures):
-        seed = parameters.seed + index
+        seed = parameters.seed_of(index)
         if decoded.picture is None:
             typer.echo(f"seed {seed}: {decoded.error or 'stopped by the safety checker'}", err=True)
             missing += 1

@@ -1,4 +1,4 @@
-"""What batching by step gains: ``python -m benchmarks.batching``.
+"""The gain of batching by step: ``python -m benchmarks.batching``.
 
 Two measurements, each a ratio within one run because machines differ and are noisy:
 
@@ -32,7 +32,7 @@ import torch
 import typer
 from PIL import Image
 
-from app.parameters import Parameters, Scheduler
+from app.parameters import Condition, ModelConfig, Scheduler
 from app.pipeline import Pipeline, Sample
 
 SAMPLES = (1, 2, 4, 8, 16)
@@ -72,20 +72,14 @@ def measure_steps(pipeline: Pipeline, steps: int) -> list[StepTime]:
 
 
 def _start(pipeline: Pipeline, samples: int, steps: int) -> list[Sample]:
-    width, height = pipeline.model.sizes[0]
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    embedding = pipeline.encode(noise, pipeline.model.fit)
-    parameters = Parameters(
-        n=samples,
-        guidance_scale=3.0,
-        num_inference_steps=steps,
-        scheduler=Scheduler.DDIM,
-        seed=0,
-        width=width,
-        height=height,
-        fit=pipeline.model.fit,
+    parameters = pipeline.model.defaults(
+        n=samples, guidance_scale=3.0, num_inference_steps=steps, scheduler=Scheduler.DDIM
     )
-    return [pipeline.start(embedding, parameters, index) for index in range(samples)]
+    width, height = parameters.size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = pipeline.preprocessing(noise, parameters.fit)
+    rows = pipeline.condition(Condition.guided(pixels, parameters.guidance_scale))
+    return [pipeline.start(rows, parameters, index) for index in range(samples)]
 
 
 def _median_step(pipeline: Pipeline, samples: list[Sample]) -> float:
@@ -196,7 +190,7 @@ def main(
             "VARIATIONS_DEVICE": device,
             "VARIATIONS_DTYPE": dtype,
         }
-        pipeline = Pipeline.load(model, device=device, dtype=dtype)
+        pipeline = Pipeline.load(ModelConfig(model, device=device, dtype=dtype))
         figures: dict[str, Any] = {
             "command": f"python -m benchmarks.batching --model {name} --device {device}",
             "machine": _machine(pipeline.model.device),

@@ -1,4 +1,4 @@
-"""How much memory the real model needs, computed: ``python -m benchmarks.memory``.
+"""The memory that the real model needs, computed: ``python -m benchmarks.memory``.
 
 The parts of Stable Diffusion 1 are run on tensors without contents, which know their sizes and
 nothing else, and every allocation is counted. What a GPU takes besides is not in it: the CUDA
@@ -34,7 +34,7 @@ def unet() -> UNet2DConditionModel:
 
 
 def vae() -> AutoencoderKL:
-    """Its autoencoder."""
+    """The autoencoder of Stable Diffusion 1."""
     blocks = (128, 256, 512, 512)
     return AutoencoderKL(
         block_out_channels=blocks,

@@ -1,5 +1,7 @@
 """The command line, run as its users run it but for the process."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,20 @@ def test_a_folder_that_cannot_be_made_is_named(photo: Path) -> None:
     result = run("generate", photo, "-o", photo / "below-a-file")
     assert result.exit_code == 1
     assert "below-a-file" in result.output
+
+
+def test_generate_imports_nothing_of_http(photo: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from app.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "print('imported:', {'fastapi', 'starlette', 'uvicorn', 'app.api'} & set(sys.modules))\n"
+    )
+    arguments = ["generate", str(photo), "-n", "1", "--steps", "1", "-o", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "imported: set()" in ran.stdout
 
 
 def test_version() -> None:

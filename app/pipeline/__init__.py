@@ -1,15 +1,17 @@
-"""The model on its device: a library that knows nothing of requests, processes or HTTP.
+"""The model on its device: a library that knows nothing of queues, processes or HTTP.
 
-:class:`Pipeline` is the whole of it: ``encode`` a picture, ``start`` samples from its embedding,
-``step`` any samples together until none has steps left, ``decode`` them.
+:class:`Pipeline` is the whole of it: ``preprocessing`` fits a picture, ``condition`` makes rows of
+what a request looks at, ``start`` makes samples of them, ``step`` takes any samples further
+together until none has steps left, ``decode`` makes pictures of them.
 
-It is loaded by ``devices``, ``hub``, ``known`` and ``checkpoint``. A picture then meets, in this
-order: ``preprocessing``, ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as
-tables), ``samples`` (the steps), ``decoding`` and ``safety``.
+It is loaded by ``devices``, ``hub``, ``known`` and ``checkpoint``. A request then meets, in this
+order: ``conditions``, ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as
+tables), ``samples`` (the steps), ``denoiser`` (the UNet call in them), ``decoding`` and ``safety``.
 """
 
+from app.pipeline.conditions import Row
 from app.pipeline.decoding import Decoded
 from app.pipeline.pipeline import Pipeline
 from app.pipeline.samples import Sample, Step
 
-__all__ = ["Decoded", "Pipeline", "Sample", "Step"]
+__all__ = ["Decoded", "Pipeline", "Row", "Sample", "Step"]

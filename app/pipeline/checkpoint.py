@@ -163,7 +163,7 @@ def _is_refused_pickle(error: BaseException) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether it is memory or a disk that fails, and not the file."""
+    """True where memory or a disk fails, and not the file."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOMEM, errno.ESTALE)

@@ -1,4 +1,4 @@
-"""Which device, and which numbers on it."""
+"""The device to run on, the number types on it, and the errors that say its memory is full."""
 
 import logging
 from pathlib import Path
@@ -79,7 +79,7 @@ def _cpu_flags() -> set[str]:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether this says so: outside torch's own allocators it does in words alone."""
+    """True where the error says so: outside torch's own allocators it does in words alone."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error).lower()

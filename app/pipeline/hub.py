@@ -51,7 +51,7 @@ def find_checkpoint(
 
 
 def is_local(model: str) -> bool:
-    """Whether ``model`` is the built-in one or a folder, and no hub id."""
+    """True where ``model`` is the built-in one or a folder, and no hub id."""
     return model == DEMO or Path(model).expanduser().is_dir()
 
 
@@ -107,12 +107,12 @@ def _fetched_before(
 
 
 def _is_complete(folder: Path, parts: Sequence[str]) -> bool:
-    """Whether a download that may have been cut short got as far as something of every part."""
+    """True where a download that may have been cut short has something of every part."""
     return all(any((folder / part).glob("*")) for part in parts)
 
 
 def _not_fetched(repository: str, revision: str | None, error: Exception) -> CheckpointError:
-    """What is final, as the hub says, and what may pass."""
+    """An error that is final if the hub says so, else one that may pass."""
     at = f" at revision {revision!r}" if revision else ""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
     final = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | GatedRepoError)

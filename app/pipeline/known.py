@@ -1,4 +1,4 @@
-"""What a checkpoint's files do not say: how it was trained to see, and its authors' settings."""
+"""Facts that a checkpoint's files do not hold: its training's preprocessing, good settings."""
 
 from dataclasses import dataclass
 from pathlib import Path

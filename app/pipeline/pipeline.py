@@ -1,40 +1,43 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from app.errors import CheckpointError, GenerationFailed, InvalidParameter
-from app.parameters import Fit, ModelInfo, Parameters, Scheduler, Size
-from app.pictures import Picture
+from app.errors import CheckpointError
+from app.parameters import (
+    Condition,
+    EncoderInput,
+    ModelConfig,
+    ModelInfo,
+    Parameters,
+    Scheduler,
+    Size,
+)
+from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
+from app.pipeline.conditions import Conditions, Embedding, Row, encode
 from app.pipeline.decoding import Decoded, Decoder
+from app.pipeline.denoiser import eager
 from app.pipeline.devices import choose_device, choose_dtypes, dtype_name
-from app.pipeline.folding import Folding, fold
-from app.pipeline.hub import find_checkpoint, is_local
-from app.pipeline.known import Known, known, known_revision
-from app.pipeline.preprocessing import Preprocessing
+from app.pipeline.folding import fold
+from app.pipeline.hub import Report, find_checkpoint, is_local
+from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Safety
-from app.pipeline.samples import Row, Sample, Sampler, Step
+from app.pipeline.samples import Sample, Sampler, Step
 from app.pipeline.solver import SolverTable, solver_table
-
-Embedding = NDArray[np.float32]
-
-_REMEMBERED_CONDITIONS = 64
 
 
 class Pipeline:
     """A loaded checkpoint, all its parts on one device. Not to be called from two threads at once.
 
-    >>> pipeline = Pipeline.load("demo")
-    >>> embedding = pipeline.encode(picture, Fit.SQUASH)
-    >>> samples = [pipeline.start(embedding, parameters, i) for i in range(parameters.n)]
+    >>> pipeline = Pipeline.load(ModelConfig("demo"))
+    >>> pixels = pipeline.preprocessing(picture, Fit.SQUASH)
+    >>> rows = pipeline.condition(Condition.guided(pixels, parameters.guidance_scale))
+    >>> samples = [pipeline.start(rows, parameters, i) for i in range(parameters.n)]
     >>> while samples[0].steps_left:
     ...     pipeline.step(samples)
     >>> pictures = [decoded.picture for decoded in pipeline.decode(samples)]
@@ -44,11 +47,15 @@ class Pipeline:
         self, model: ModelInfo, parts: Parts, device: torch.device, preprocessing: Preprocessing
     ) -> None:
         self.model = model
+        self.preprocessing = preprocessing
         self._parts = parts
         self._device = device
-        self._preprocessing = preprocessing
-        self._conditions = _Conditions(fold(parts.unet), parts.unet.config.cross_attention_dim)
-        self._sampler = Sampler(parts.unet, device, parts.unet.dtype)
+        self._conditions = Conditions(
+            partial(encode, parts.image_encoder),
+            fold(parts.unet).condition,
+            parts.unet.config.cross_attention_dim,
+        )
+        self._sampler = Sampler(eager(parts.unet), device)
         checker = parts.safety_checker
         safety = Safety(checker, parts.feature_extractor) if checker is not None else None
         self._decoder = Decoder(parts.vae, safety)
@@ -57,82 +64,61 @@ class Pipeline:
         )
 
     @classmethod
-    def load(
-        cls,
-        model: str = "demo",
-        *,
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        attention_slicing: str = "off",
-        vae_slicing: bool = False,
-        safety_checker: bool = True,
-        sizes: tuple[Size, ...] = (),
-        progress: Callable[[str, float | None], None] | None = None,
-    ) -> "Pipeline":
-        """Load ``model``: ``demo``, a folder, or a hub id (downloaded if it is not here).
+    def load(cls, config: ModelConfig, progress: Report | None = None) -> Self:
+        """Load a checkpoint, downloaded if it is a hub id that is not here.
 
-        ``sizes`` are the ``(width, height)`` in pixels to offer, the default first; empty means
-        the checkpoint's own. ``attention_slicing`` is ``off``, ``auto`` or ``max``, as diffusers'
-        ``set_attention_slice`` takes it: less memory, slower. ``progress`` is told
-        ``("downloading", fraction)`` and ``("loading", None)``. Raises :class:`CheckpointError`
-        where this cannot be served.
+        ``progress`` is told ``("downloading", fraction)`` and ``("loading", None)``. Raises
+        :class:`CheckpointError` where this cannot be served.
         """
         report = progress or (lambda stage, fraction: None)
-        chosen = choose_device(device)
-        revision = revision or known_revision(model)
-        folder = find_checkpoint(model, revision, report, safety_checker=safety_checker)
-        defaults = known(model, folder)
-        dtypes = choose_dtypes(dtype, chosen, defaults.cpu_dtype)
+        device = choose_device(config.device)
+        revision = config.revision or known_revision(config.model)
+        folder = find_checkpoint(
+            config.model, revision, report, safety_checker=config.safety_checker
+        )
+        defaults = known(config.model, folder)
+        dtypes = choose_dtypes(config.dtype, device, defaults.cpu_dtype)
         report("loading", None)
-        parts = load_parts(folder, dtypes, safety_checker)
+        parts = load_parts(folder, dtypes, config.safety_checker)
+        local = is_local(config.model)
         info = ModelInfo(
             # A folder by its name alone: answers tell nobody how this machine is laid out.
-            id=folder.resolve().name if is_local(model) else model,
-            revision=None if is_local(model) else revision,
+            id=folder.resolve().name if local else config.model,
+            revision=None if local else revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,
             scheduler=defaults.scheduler or parts.scheduler,
             fit=defaults.fit,
-            sizes=_offered(parts, sizes),
-            device=str(chosen),
+            sizes=_offered(parts, config.sizes),
+            device=str(device),
             dtype=dtype_name(dtypes.unet),
             safety_checker=parts.safety_checker is not None,
         )
-        _place(parts, chosen, attention_slicing, vae_slicing)
-        return cls(info, parts, chosen, _preprocessing(parts, defaults))
+        _place(parts, device, config)
+        return cls(info, parts, device, _preprocessing(parts, defaults.antialias))
 
     def free_memory(self) -> None:
         """Give back to the device what the allocator keeps for later, to be tried anew."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def encode(self, picture: Picture, fit: Fit) -> Embedding:
-        """The un-normalised projected CLIP embedding ``float32 [D]`` of a ``uint8 [H, W, 3]``.
+    def encode(self, pixels: EncoderInput) -> Embedding:
+        """The un-normalised projected CLIP embedding of a fitted picture.
 
         Raises :class:`GenerationFailed` where it is not finite.
         """
-        encoder = self._parts.image_encoder
-        pixels = self._preprocessing(picture, fit, self._device)
-        embedding = encoder(pixels.to(encoder.dtype)).image_embeds[0].float().cpu().numpy()
-        return _finite(embedding)
+        return encode(self._parts.image_encoder, pixels)
+
+    def condition(self, condition: Condition) -> tuple[Row, ...]:
+        """The rows of each sample of a request, every distinct picture encoded once."""
+        return self._conditions.rows(condition)
 
     @torch.inference_mode()
-    def start(self, embedding: Embedding, parameters: Parameters, index: int) -> Sample:
-        """Variation ``index`` of a request before its first step, from seed ``seed + index``.
-
-        Raises :class:`InvalidParameter` for a size that is not offered, and
-        :class:`GenerationFailed` for an embedding of another length or with infinities.
-        """
-        size = (parameters.width, parameters.height)
-        if size not in self.model.sizes:
-            offered = ", ".join(f"{width}x{height}" for width, height in self.model.sizes)
-            raise InvalidParameter(f"sizes offered are {offered}", field="width")
-        rows = self._conditions.rows(_finite(embedding), parameters.guidance_scale)
+    def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
+        """Variation ``index`` of a request before its first step."""
         table = self._table(parameters.scheduler, parameters.num_inference_steps)
-        noise = self._noise(parameters.seed + index, size)
-        return Sample(noise.to(self._device), rows, table, size)
+        noise = self._noise(parameters.seed_of(index), parameters.size)
+        return Sample.from_noise(noise.to(self._device), parameters.size, rows, table)
 
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
         """Take ``samples``, all of one size, a step further in one UNet call.
@@ -154,13 +140,13 @@ class Pipeline:
 
     def generate(
         self,
-        picture: Picture,
+        condition: Condition,
         parameters: Parameters,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Decoded]:
-        """All of it for one picture; ``progress`` is told the steps done and the steps in all."""
-        embedding = self.encode(picture, parameters.fit)
-        samples = [self.start(embedding, parameters, i) for i in range(parameters.n)]
+        """All of a request's pictures; ``progress`` is told the steps done and those in all."""
+        rows = self.condition(condition)
+        samples = [self.start(rows, parameters, index) for index in range(parameters.n)]
         for done in range(1, samples[0].steps + 1):
             self.step(samples).wait()
             if progress:
@@ -174,60 +160,25 @@ class Pipeline:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))[0]
 
 
-class _Conditions:
-    """Rows of a guidance scale; folded embeddings are remembered for the next sample of theirs."""
-
-    def __init__(self, folding: Folding, length: int) -> None:
-        self._folding = folding
-        self._length = length
-        self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._zero = folding.condition(torch.zeros(length))
-
-    def rows(self, embedding: Embedding, guidance_scale: float) -> list[Row]:
-        """Guidance ``u + g·(c − u)`` (Ho & Salimans, 2022) as rows ``(c, g)`` and ``(u, 1 − g)``.
-
-        At most 1 means no guidance, as in the reference: ``c`` alone.
-        """
-        if guidance_scale <= 1:
-            return [Row(self._folded(embedding), 1.0)]
-        return [
-            Row(self._folded(embedding), guidance_scale),
-            Row(self._zero, 1.0 - guidance_scale),
-        ]
-
-    def _folded(self, embedding: Embedding) -> Tensor:
-        if embedding.shape != (self._length,):
-            raise GenerationFailed(
-                f"the embedding has shape {embedding.shape}; this model takes ({self._length},)"
-            )
-        key = embedding.tobytes()
-        if key not in self._remembered:
-            self._remembered[key] = self._folding.condition(torch.from_numpy(embedding.copy()))
-        self._remembered.move_to_end(key)
-        if len(self._remembered) > _REMEMBERED_CONDITIONS:
-            self._remembered.popitem(last=False)
-        return self._remembered[key]
+def _preprocessing(parts: Parts, antialias: bool) -> Preprocessing:
+    extractor = parts.feature_extractor
+    return Preprocessing(
+        side=parts.image_encoder.config.image_size,
+        antialias=antialias,
+        mean=tuple(extractor.image_mean),
+        std=tuple(extractor.image_std),
+    )
 
 
-def _finite(embedding: NDArray[Any]) -> Embedding:
-    if not np.isfinite(embedding).all():
-        raise GenerationFailed("the picture's embedding is not finite; try another picture")
-    return embedding.astype(np.float32)
-
-
-def _preprocessing(parts: Parts, defaults: Known) -> Preprocessing:
-    return Preprocessing.of(parts.image_encoder, parts.feature_extractor, defaults.antialias)
-
-
-def _place(parts: Parts, device: torch.device, attention_slicing: str, vae_slicing: bool) -> None:
+def _place(parts: Parts, device: torch.device, config: ModelConfig) -> None:
     for part in (parts.unet, parts.vae):
         part.to(device, memory_format=torch.channels_last)
     for part in (parts.image_encoder, parts.safety_checker):
         if part is not None:
             part.to(device)
-    if attention_slicing != "off":
-        parts.unet.set_attention_slice(attention_slicing)
-    if vae_slicing:
+    if config.attention_slicing != "off":
+        parts.unet.set_attention_slice(config.attention_slicing)
+    if config.vae_slicing:
         parts.vae.enable_slicing()
 
 

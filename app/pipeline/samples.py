@@ -14,74 +14,76 @@ import torch
 from torch import Tensor
 
 from app.parameters import Size
+from app.pipeline.conditions import Row
+from app.pipeline.denoiser import Denoiser
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One UNet input of a sample: a folded condition ``[1, channels]`` and the output's weight."""
-
-    condition: Tensor
-    weight: float
-
-
+@dataclass(slots=True, eq=False)
 class Sample:
-    """One picture being denoised. :meth:`Sampler.step` alone changes it."""
+    """One picture being denoised.
 
-    def __init__(
-        self, noise: Tensor, conditions: Sequence[Row], table: SolverTable, size: Size
-    ) -> None:
-        self._conditions = tuple(conditions)
-        self._table = table
-        self._position = 0
-        self.size = size
-        """``(width, height)`` in pixels."""
-        # x[i], x[i−1], x[i−2], then e[i−1], … e[i−3]: what the next multiply-add looks back on.
-        self._history = noise.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *noise.shape)
-        self._history[0] = noise * table.noise_scale
+    ``size`` is in pixels. ``position`` counts the UNet calls that are done. ``history`` is what the
+    next multiply-add looks back on, ``float32 [7 − 1, C, h, w]`` on the device: ``x[i], x[i−1],
+    x[i−2]``, then ``e[i−1], … e[i−3]``. :class:`Sampler` replaces both at every step.
+    """
+
+    size: Size
+    conditions: tuple[Row, ...]
+    table: SolverTable
+    history: Tensor
+    position: int = 0
+
+    @classmethod
+    def from_noise(
+        cls, noise: Tensor, size: Size, conditions: Sequence[Row], table: SolverTable
+    ) -> "Sample":
+        """A sample before its first step, from unit noise ``[C, h, w]``."""
+        history = noise.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *noise.shape)
+        history[0] = noise * table.noise_scale
+        return cls(size, tuple(conditions), table, history)
 
     @property
     def latents(self) -> Tensor:
         """The sample as it is, ``float32 [C, h, w]`` on the device."""
-        return self._history[0]
+        return self.history[0]
 
     @property
     def rows(self) -> int:
         """UNet inputs that each of its steps takes."""
-        return len(self._conditions)
+        return len(self.conditions)
 
     @property
     def steps(self) -> int:
         """UNet calls from noise to picture; some solvers need more than they are said to have."""
-        return self._table.calls
+        return self.table.calls
 
     @property
     def steps_left(self) -> int:
         """UNet calls still to come; 0 means ready for decoding."""
-        return self._table.calls - self._position
+        return self.table.calls - self.position
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as it was handed to the device."""
+    """One step as it was handed to the device; ``event`` is CUDA's at its end, or none."""
 
     rows: int
     bucket: int
-    _event: Any = None
+    event: Any = None
 
     def wait(self) -> None:
         """Wait until the device has done it. On a CPU it already has."""
-        if self._event is not None:
-            self._event.synchronize()
+        if self.event is not None:
+            self.event.synchronize()
 
 
 class Sampler:
-    """Runs steps on a folded UNet."""
+    """Runs steps of any samples through one denoiser."""
 
-    def __init__(self, unet: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self._unet = unet
+    def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
+        self._denoiser = denoiser
         self._device = device
-        self._dtype = dtype
 
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
@@ -92,29 +94,20 @@ class Sampler:
         """
         plan = _plan(samples, bucket)
         numbers = self._sent(torch.tensor(plan.numbers, dtype=torch.float32))
-        history = torch.stack([sample._history for sample in samples])
+        history = torch.stack([sample.history for sample in samples])
         scales, coefficients, weights = numbers[:, 0], numbers[:, 1:_WEIGHTS], numbers[:, _WEIGHTS:]
         inputs = history[:, 0] * scales[:, None, None, None]
-        outputs = self._outputs(inputs, samples, plan, weights)
-        moved = _moved(history, outputs, coefficients)
-        for sample, own in zip(samples, moved.unbind(), strict=True):
-            sample._history = own
-            sample._position += 1
-        return Step(plan.rows, plan.bucket, self._event())
-
-    def _outputs(
-        self, inputs: Tensor, samples: Sequence[Sample], plan: "_Plan", weights: Tensor
-    ) -> Tensor:
-        """Model outputs ``[N, C, h, w]``: each sample's rows through the UNet, summed by weight."""
-        latents = inputs.to(self._dtype)[self._sent(torch.tensor(plan.sample_of_row))]
-        predictions = self._unet(
-            latents.contiguous(memory_format=torch.channels_last),
+        predictions = self._denoiser(
+            inputs[self._sent(torch.tensor(plan.sample_of_row))],
             self._sent(torch.tensor(plan.timesteps, dtype=torch.float32)),
-            encoder_hidden_states=_conditions(samples, plan),
-            return_dict=False,
-        )[0]
-        own = predictions.float()[self._sent(torch.tensor(plan.rows_of_sample))]
-        return _weighted_sum(own, weights)
+            _conditions(samples, plan),
+        )
+        own = predictions[self._sent(torch.tensor(plan.rows_of_sample))]
+        moved = _moved(history, _weighted_sum(own, weights), coefficients)
+        for sample, own_history in zip(samples, moved.unbind(), strict=True):
+            sample.history = own_history
+            sample.position += 1
+        return Step(plan.rows, plan.bucket, self._event())
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """A copy on the device, through pinned memory so that the copy does not wait for it."""
@@ -159,7 +152,7 @@ def _plan(samples: Sequence[Sample], bucket: int | None) -> _Plan:
     owners = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
     # Padding repeats the first sample's input; nobody reads what comes out of it.
     owners += [0] * ((bucket or 0) - rows)
-    timesteps = [float(s._table.timesteps[s._position]) for s in samples]
+    timesteps = [float(s.table.timesteps[s.position]) for s in samples]
     return _Plan(
         rows,
         len(owners),
@@ -178,8 +171,8 @@ def _check(samples: Sequence[Sample]) -> None:
 
 
 def _numbers(sample: Sample, most: int) -> list[float]:
-    table, i = sample._table, sample._position
-    weights = [row.weight for row in sample._conditions] + [0.0] * (most - sample.rows)
+    table, i = sample.table, sample.position
+    weights = [row.weight for row in sample.conditions] + [0.0] * (most - sample.rows)
     return [float(table.input_scales[i]), *table.coefficients[i].tolist(), *weights]
 
 
@@ -193,7 +186,7 @@ def _rows_of_sample(samples: Sequence[Sample], most: int) -> list[list[int]]:
 
 def _conditions(samples: Sequence[Sample], plan: _Plan) -> Tensor:
     """The folded conditions of all rows, ``[bucket, 1, channels]``."""
-    rows = [row.condition for sample in samples for row in sample._conditions]
+    rows = [row.condition for sample in samples for row in sample.conditions]
     return torch.stack(rows + [rows[0]] * (plan.bucket - plan.rows))
 
 

@@ -43,7 +43,7 @@ JUDGE = Recipe(steps=800, batch=64, learning_rate=2e-3)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many pairs are drawn and how each part is trained; the defaults made the built-in one."""
+    """The number of pairs and the training of each part; the defaults made the built-in one."""
 
     pairs: int = 30_000
     denoiser_width: int = 24

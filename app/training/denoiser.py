@@ -84,7 +84,7 @@ def embed_pairs(
 
 
 def code_pairs(pairs: Pairs) -> NDArray[np.float32]:
-    """What :func:`embed_pairs` comes to with a perfect encoder."""
+    """The result of :func:`embed_pairs` with a perfect encoder."""
     chunks = []
     for start in range(0, len(pairs.labels), _CHUNK):
         pictures = pairs.pictures[start : start + _CHUNK]

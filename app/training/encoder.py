@@ -40,7 +40,7 @@ def new_encoder() -> CLIPVisionModelWithProjection:
 
 
 def codes(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What the embedding of each of ``pictures`` ``[B, H, W, 3]`` should be: ``[B, EMBEDDING]``.
+    """The wanted embedding of each of ``pictures`` ``[B, H, W, 3]``: ``[B, EMBEDDING]``.
 
     Every value of every attribute has a direction of its own, at right angles to all others, and
     a drawing's code is the sum of its five; all are :data:`NORM` long. A colour field, whose

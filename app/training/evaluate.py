@@ -1,4 +1,4 @@
-"""What the built-in checkpoint's variations keep of a picture, and what they change."""
+"""Measures what the built-in checkpoint's variations keep of a picture, and what they change."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from app.parameters import Parameters
+from app.parameters import Condition, ModelConfig, Parameters
 from app.pipeline import Decoded, Pipeline, Sample
 from app.training.encoder import to_tensor
 from app.training.export import CHECKPOINT
@@ -44,7 +44,7 @@ TARGETS = {
     "seed_to_input_distance": 0.5,
     "blocked_flagged": 0.95,
 }
-"""What each figure should be at least."""
+"""The least that each figure should be."""
 
 MOST_FALSE_ALARMS = 0.02
 
@@ -79,7 +79,7 @@ class _Checker:
 
     @torch.inference_mode()
     def share(self, pictures: Pictures) -> float:
-        """How much of ``pictures`` it stops."""
+        """The share of ``pictures`` that it stops."""
         images = [Image.fromarray(picture) for picture in pictures]
         pixels = self.extractor(images, return_tensors="pt").pixel_values
         # The checker blackens what it stops in the pictures it is handed; these are thrown away.
@@ -132,22 +132,21 @@ def table(figures: dict[str, float]) -> str:
 def _load(folder: Path) -> Pipeline:
     """The checkpoint in ``folder``, unchecked: what would be stopped is looked at too."""
     model = "demo" if folder == CHECKPOINT else str(folder)
-    return Pipeline.load(model, device="cpu", dtype="float32", safety_checker=False)
+    return Pipeline.load(ModelConfig(model, device="cpu", dtype="float32", safety_checker=False))
 
 
 def _parameters(pipeline: Pipeline, guidance_scale: float | None, steps: int | None) -> Parameters:
     model = pipeline.model
-    width, height = model.sizes[0]
-    return Parameters(
+    return model.defaults(
         n=_SEEDS_EACH,
         guidance_scale=model.guidance_scale if guidance_scale is None else guidance_scale,
         num_inference_steps=steps or model.num_inference_steps,
-        scheduler=model.scheduler,
-        seed=0,
-        width=width,
-        height=height,
-        fit=model.fit,
     )
+
+
+def _condition(pipeline: Pipeline, picture: Pictures, parameters: Parameters) -> Condition:
+    pixels = pipeline.preprocessing(picture, parameters.fit)
+    return Condition.guided(pixels, parameters.guidance_scale)
 
 
 def _measure(
@@ -183,8 +182,10 @@ def _measure(
 
 
 def _by_sight(judge: Judge, checker: _Checker, pictures: Pictures) -> dict[str, float]:
-    """What the checker stops, by whether the judge sees the blocked kind: they may both be right
-    where the denoiser has drawn another kind than the input's."""
+    """Shares that the checker stops, by whether the judge sees the blocked kind.
+
+    They may both be right where the denoiser has drawn another kind than the input's.
+    """
     seen = judge.read(pictures)[:, 0] == ALL_KINDS.index(BLOCKED_KIND)
     return {
         "seen_flagged": checker.share(pictures[seen]) if seen.any() else 0.0,
@@ -204,8 +205,8 @@ def _vary(
     pictures: list[Pictures] = []
     for i, picture in enumerate(inputs):
         own = replace(parameters, seed=parameters.seed + i * parameters.n)
-        embedding = pipeline.encode(picture, own.fit)
-        samples += [pipeline.start(embedding, own, index) for index in range(own.n)]
+        rows = pipeline.condition(_condition(pipeline, picture, own))
+        samples += [pipeline.start(rows, own, index) for index in range(own.n)]
         if len(samples) >= _CHUNK or i + 1 == len(inputs):
             pictures += _finish(pipeline, samples)
             samples = []
@@ -228,9 +229,9 @@ def _shown(decoded: Decoded) -> Pictures:
 def _retrieval(
     pipeline: Pipeline, inputs: Pictures, varied: Pictures, parameters: Parameters
 ) -> float:
-    """How often a variation's embedding is nearest, by cosine, to that of its own input."""
+    """The share of variations whose embedding is nearest, by cosine, to that of its own input."""
     known_ones, found = (
-        np.stack([pipeline.encode(picture, parameters.fit) for picture in pictures])
+        np.stack([pipeline.encode(pipeline.preprocessing(p, parameters.fit)) for p in pictures])
         for pictures in (inputs, varied)
     )
     directions = known_ones / np.linalg.norm(known_ones, axis=1, keepdims=True)
@@ -240,7 +241,7 @@ def _retrieval(
 
 
 def _agreement(judge: Judge, scenes: Sequence[Scene], pictures: Pictures) -> dict[str, float]:
-    """How often the judge reads from a picture what its scene says, by attribute."""
+    """Shares in which the judge reads from a picture what its scene says, by attribute."""
     known_ones = np.array([scene.labels() for scene in scenes])
     wanted = np.repeat(known_ones, len(pictures) // len(scenes), axis=0)
     read = np.concatenate([judge.read(pictures[i : i + 64]) for i in range(0, len(pictures), 64)])
@@ -312,8 +313,8 @@ def _save_grids(
     for name, shown_inputs in (("held-out", drawn), ("photographs", photographs)):
         rows = []
         for i, picture in enumerate(shown_inputs):
-            shown = [_shown(decoded) for decoded in pipeline.generate(picture, four)]
-            rows.append([_squashed(picture), *shown])
+            decoded = pipeline.generate(_condition(pipeline, picture, four), four)
+            rows.append([_squashed(picture), *map(_shown, decoded)])
             progress(name, i + 1, len(shown_inputs), 0.0)
         if rows:
             _grid(rows).save(folder / f"{name}.png", optimize=True)

@@ -18,7 +18,7 @@ from app.training.encoder import MEAN, STD
 from app.training.world import SIZE
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "demo"
-"""Where ``VARIATIONS_MODEL=demo`` looks."""
+"""The folder that ``VARIATIONS_MODEL=demo`` serves."""
 
 DEFAULTS = Known(
     guidance_scale=5.0,
@@ -27,7 +27,7 @@ DEFAULTS = Known(
     antialias=True,
     cpu_dtype="float32",
 )
-"""How the encoder's input was resized in training, and the settings that the figures are for."""
+"""The resizing of the encoder's input in training, and the settings that the figures are for."""
 
 _CARD = Path(__file__).with_name("card.md")
 _INDEX = {
@@ -79,7 +79,7 @@ def export(
 
 
 def _load_as_float32(config: Path) -> None:
-    """Whoever names no dtype gets one for all parts, whichever library loads them.
+    """Save all parts in one dtype, for those who name none, whichever library loads them.
 
     transformers goes by the config's ``dtype`` and would keep half precision; diffusers does not.
     """

@@ -22,7 +22,7 @@ _SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and how fast one part is trained.
+    """Length and speed of one part's training.
 
     The learning rate rises over ``warmup`` of the steps to ``learning_rate``, stays there, and
     over the last ``cooldown`` of them falls along half a cosine to a hundredth.

@@ -38,7 +38,7 @@ _GAP = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows; where things are is left to each drawing of it.
+    """Content of a picture; where things are is left to each drawing of it.
 
     Every field is an index: ``kind`` into :data:`ALL_KINDS`, ``hue`` and ``background`` into the
     colour circle of :data:`HUES`, ``count`` into :data:`COUNTS`, ``texture`` into

@@ -1,7 +1,7 @@
-"""The process that owns the device: ``python -m app.worker FD``, started by the supervisor.
+"""The process that owns the device: ``python -m app.worker FD``, started by the engine.
 
 :mod:`~app.worker.startup` gets it ready, with :mod:`~app.worker.warmup`; from then on
-:mod:`~app.worker.loop` takes turns: receive, encode, step, decode, report. What it knows of a
-request under way is a :mod:`~app.worker.state`. In a thread of its own :mod:`~app.worker.device`
-tells how full the GPU is.
+:mod:`~app.worker.loop` takes turns: receive, encode, step, decode, report. A request under way is a
+:mod:`~app.worker.state`; what fails is tried again by :mod:`~app.worker.retry`. In a thread of its
+own :mod:`~app.worker.device` tells how full the GPU is.
 """

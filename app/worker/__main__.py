@@ -8,7 +8,7 @@ from app.worker.startup import serve
 
 
 def main() -> None:
-    """Become deaf to what ends the API process, and serve."""
+    """Serve, ignoring the signals that end the API process."""
     _ignore_ending_signals()
     serve(Connection(int(sys.argv[1])))
 
@@ -16,7 +16,7 @@ def main() -> None:
 def _ignore_ending_signals() -> None:
     """Ctrl-C and SIGTERM reach the whole group; accepted work is finished first all the same.
 
-    They arrive blocked from the supervisor; once ignored, they can be let in.
+    The API process starts this one with both blocked; once ignored, they can be unblocked.
     """
     ending = {signal.SIGINT, signal.SIGTERM}
     for number in ending:

@@ -1,4 +1,4 @@
-"""What the worker says of its GPU, from a thread of its own: a long step must not silence it."""
+"""Memory and load of the GPU, told from a thread of its own: no long step can delay it."""
 
 import logging
 import threading
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def watch(device: str, send: Callable[[DeviceUse], None]) -> None:
-    """Send how full and busy a CUDA device is every few seconds until the process ends."""
+    """Send the use of a CUDA device every few seconds until the process ends."""
     if torch.device(device).type == "cuda":
         watcher = Watcher(torch.device(device), send)
         threading.Thread(target=watcher.run, name="device", daemon=True).start()
 
 
 class Watcher:
-    """Looks at a CUDA device and sends what it sees."""
+    """Reads a CUDA device's use and sends it."""
 
     def __init__(self, device: torch.device, send: Callable[[DeviceUse], None]) -> None:
         self._device = device
@@ -30,16 +30,16 @@ class Watcher:
         self._nvml = True
 
     def run(self) -> None:
-        """Look every few seconds, for ever."""
+        """Read and send every few seconds, for ever."""
         while True:
             try:
-                self._send(self.look())
-            except Exception as error:  # the device's trouble is for the main thread to meet
-                logger.debug("The device could not be looked at: %s", error)
+                self._send(self.read())
+            except Exception as error:  # the main thread will meet the device's trouble itself
+                logger.debug("The device's use could not be read: %s", error)
             time.sleep(EVERY_SECONDS)
 
-    def look(self) -> DeviceUse:
-        """What is to be seen now."""
+    def read(self) -> DeviceUse:
+        """The device's use now."""
         free, total = torch.cuda.mem_get_info(self._device)
         return DeviceUse(
             used=torch.cuda.memory_allocated(self._device),

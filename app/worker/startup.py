@@ -1,4 +1,4 @@
-"""A worker's life: open the pipe, load, warm up, and then the loop."""
+"""From a new process to the loop: open the pipe, load the model, warm up."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ from app import logs
 from app.errors import CheckpointError, CheckpointUnavailable, DeviceUnavailable
 from app.ipc.channel import Channel
 from app.ipc.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
+from app.parameters import ModelConfig
 from app.pipeline import Pipeline
 from app.scheduling.batcher import Batcher
 from app.scheduling.row_cap import powers_of_two
@@ -54,52 +55,37 @@ def serve(connection: Connection) -> None:
 
 
 def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
-    pipeline = _load(start, send)
+    pipeline = _load(start.config, send)
     send(Loading("warming up"))
-    warmth = warm_up(pipeline, start)
-    knee = warmth.knee
-    logger.debug(
-        "Seconds of a step by rows: %s; at most %d rows", _rounded(knee.step_seconds), knee.cap
-    )
-    sizes = buckets(knee.cap, pipeline.model.device, fixed=start.fixed_bucket)
+    found = warm_up(pipeline, start)
+    rounded = {rows: round(seconds, 4) for rows, seconds in found.step_seconds.items()}
+    logger.debug("Seconds of a step by rows: %s; at most %d rows", rounded, found.row_cap)
+    sizes = buckets(found.row_cap, pipeline.model.device, fixed=start.fixed_bucket)
     decoded_at_once = 1 if start.fixed_bucket else DECODED_AT_ONCE
     send(
         Ready(
-            pipeline.model,
-            tuple(sizes),
-            knee.step_seconds,
-            warmth.encode_seconds,
-            warmth.decode_seconds,
-            decoded_at_once,
+            model=pipeline.model,
+            preprocessing=pipeline.preprocessing,
+            buckets=tuple(sizes),
+            step_seconds=found.step_seconds,
+            encode_seconds=found.encode_seconds,
+            decode_seconds=found.decode_seconds,
+            decoded_at_once=decoded_at_once,
         )
     )
     watch(pipeline.model.device, send)
     return Worker(pipeline, Batcher(sizes), inbox, send, decoded_at_once=decoded_at_once)
 
 
-def _load(start: Start, send: Send) -> Pipeline:
+def _load(config: ModelConfig, send: Send) -> Pipeline:
     """Load, trying again for as long as it is the hub that does not answer."""
     while True:
         try:
-            return _load_once(start, send)
+            return Pipeline.load(config, lambda stage, fraction: send(Loading(stage, fraction)))
         except CheckpointUnavailable as error:
             logger.warning("%s; trying again in %g s", error.message, HUB_AGAIN_SECONDS)
             send(Loading(f"{error.message}; trying again"))
             time.sleep(HUB_AGAIN_SECONDS)
-
-
-def _load_once(start: Start, send: Send) -> Pipeline:
-    return Pipeline.load(
-        start.model,
-        revision=start.revision,
-        device=start.device,
-        dtype=start.dtype,
-        attention_slicing=start.attention_slicing,
-        vae_slicing=start.vae_slicing,
-        safety_checker=start.safety_checker,
-        sizes=start.sizes,
-        progress=lambda stage, fraction: send(Loading(stage, fraction)),
-    )
 
 
 def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
@@ -111,13 +97,9 @@ def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
     return [*powers_of_two(1, cap - 1), cap]
 
 
-def _rounded(step_seconds: dict[int, float]) -> dict[int, float]:
-    return {rows: round(seconds, 4) for rows, seconds in step_seconds.items()}
-
-
 def _leave() -> None:
     """End the process from the reading thread, whatever the main thread is doing.
 
-    Nobody is left to work for: not to finish a step, nor a download, nor to say goodbye.
+    Nobody is left to work for: neither a step nor a download needs to be finished.
     """
     os._exit(0)

@@ -1,72 +1,105 @@
-"""A request inside the worker, from its arrival to its last picture."""
+"""A request inside the worker, from its arrival to its last picture, and a step under way."""
 
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from app.ipc.messages import Done, Stage, StageName, Submit
+from app.ipc.messages import Done, Stage, StageName
 from app.parameters import Parameters
-from app.pictures import Picture
-from app.pipeline import Sample
+from app.pipeline import Sample, Step
+from app.scheduling.batcher import Batch, Ticket
 
 
 @dataclass(slots=True, eq=False)
-class Work:
-    """One request: what it asks for, its samples by index, its pictures so far, and its stages.
+class RequestState:
+    """One request: its samples that are no pictures yet, by index, and its stages so far.
 
-    ``waiting_since`` is when it last had nothing to do but wait. ``pictures`` holds ``None`` for a
-    flagged one.
+    ``waiting_since`` is when it last had nothing to do but wait, a reading of ``perf_counter``;
+    ``pictures`` counts those that were sent, flagged ones included.
     """
 
     request_id: str
     parameters: Parameters
     waiting_since: float
     samples: dict[int, Sample] = field(default_factory=dict)
-    pictures: dict[int, Picture | None] = field(default_factory=dict)
+    pictures: int = 0
     stages: list[Stage] = field(default_factory=list)
     first_step: float = 0.0
     last_step: float = 0.0
     steps: int = 0
 
-    @classmethod
-    def of(cls, submit: Submit, arrived: float) -> "Work":
-        """A request that has just arrived."""
-        return cls(submit.request_id, submit.parameters, arrived)
-
     @property
     def complete(self) -> bool:
-        """Every picture is there."""
-        return len(self.pictures) == self.parameters.n
+        """True once every picture was sent."""
+        return self.pictures == self.parameters.n
 
     @property
     def schedule(self) -> tuple[str, int]:
         """Scheduler and number of steps."""
         return self.parameters.scheduler, self.parameters.num_inference_steps
 
-    def encoded(self, began: float) -> None:
-        """Its picture became an embedding from then until now."""
+    def note(self, stage: StageName, began: float, ended: float) -> None:
+        """Add a stretch of time in ``stage``."""
+        self.stages.append(Stage(stage, began, ended))
+
+    def encoded(self, began: float) -> float:
+        """Note that the condition was encoded from ``began`` until now; the seconds it took."""
         self.note("queue", self.waiting_since, began)
         self.waiting_since = perf_counter()
         self.note("encode", began, self.waiting_since)
+        return self.waiting_since - began
 
-    def note(self, stage: StageName, began: float, ended: float) -> None:
-        """It was in a stage."""
-        self.stages.append(Stage(stage, began, ended))
+    def joined(self, samples: dict[int, Sample]) -> list[Ticket]:
+        """Take the samples, and return their tickets for the batcher.
 
-    def count_step(self, started: float, ended: float) -> None:
-        """Some of its samples took part in a step."""
+        The mirror of the queue in the API process counts on rows and calls as the parameters have
+        them: :class:`RuntimeError` where a sample differs.
+        """
+        expected = self.parameters.rows, self.parameters.calls
+        for sample in samples.values():
+            if (sample.rows, sample.steps) != expected:
+                raise RuntimeError(
+                    f"a sample has {sample.rows} rows and {sample.steps} calls, where its "
+                    f"parameters mean {expected[0]} and {expected[1]}"
+                )
+        self.samples = samples
+        return [
+            Ticket(self.request_id, index, sample.size, sample.rows, sample.steps)
+            for index, sample in samples.items()
+        ]
+
+    def stepped(self, began: float, ended: float) -> None:
+        """Count a step that some of its samples took part in."""
         if self.steps == 0:
-            self.first_step = started
-            self.note("queue", self.waiting_since, started)
+            self.first_step = began
+            self.note("queue", self.waiting_since, began)
         self.steps += 1
         self.last_step = ended
 
-    def keep(self, index: int, picture: Picture | None) -> None:
-        """A sample has become a picture; its tensors can go."""
-        self.pictures[index] = picture
+    def decoded(self, index: int) -> None:
+        """Count the picture of a sample, whose tensors can go."""
         del self.samples[index]
+        self.pictures += 1
 
     def done(self) -> Done:
-        """The answer, once complete."""
+        """The last message about it, once complete."""
         self.note("denoise", self.first_step, self.last_step)
-        pictures = tuple(self.pictures[index] for index in range(self.parameters.n))
-        return Done(self.request_id, pictures, tuple(self.stages), self.steps)
+        return Done(self.request_id, tuple(self.stages), self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStep:
+    """A batch that was handed to the device at ``began``.
+
+    It is one step, or several where its members had to be stepped apart. For the samples in
+    ``finished`` it was the last one.
+    """
+
+    batch: Batch
+    steps: tuple[Step, ...]
+    finished: tuple[Ticket, ...]
+    began: float
+
+    def wait(self) -> None:
+        """Wait until the device has done it."""
+        for step in self.steps:
+            step.wait()

@@ -1,13 +1,12 @@
 """A tiny checkpoint of random weights, our pipeline and the reference on it, on every device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from app.parameters import ModelConfig
 from app.pipeline import Pipeline
 from tests.support.checkpoints import make_checkpoint
 from tests.support.reference import Reference
@@ -48,23 +47,10 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path, device: str) -> Pipeline:
     return Pipeline.load(
-        str(tiny_folder), device=device, dtype="float32", sizes=((64, 64), (96, 64))
+        ModelConfig(str(tiny_folder), device=device, dtype="float32", sizes=((64, 64), (96, 64)))
     )
 
 
 @pytest.fixture(scope="session")
 def reference(tiny_folder: Path, device: str) -> Reference:
     return Reference(tiny_folder, device)
-
-
-@pytest.fixture(scope="session")
-def draw() -> Callable[[int], NDArray[np.uint8]]:
-    """A picture that is neither square nor smooth, another for every seed."""
-
-    def picture(seed: int) -> NDArray[np.uint8]:
-        rng = np.random.default_rng(seed)
-        coarse = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-        fine = rng.integers(0, 40, (50, 70, 3), dtype=np.uint8)
-        return np.kron(coarse, np.ones((10, 10, 1), np.uint8)) // 2 + fine
-
-    return picture

@@ -1,4 +1,4 @@
-"""What is loaded, and what is refused."""
+"""Checkpoints that are loaded, and those that are refused."""
 
 import json
 import pickle

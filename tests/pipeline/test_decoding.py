@@ -1,23 +1,19 @@
 """Finished latents become pictures, flagged ones none, broken ones an error."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Decoded, Pipeline
 from app.pipeline.checkpoint import Dtypes, Parts, load_parts
 from app.pipeline.decoding import Decoder
 from app.pipeline.safety import Safety
 from tests.support.checkpoints import flag_everything, make_checkpoint
-
-Draw = Callable[[int], NDArray[np.uint8]]
+from tests.support.pipelines import condition_of, draw
 
 
 @pytest.fixture
@@ -71,13 +67,14 @@ def test_a_decoder_that_overflows_gives_an_error_not_black_or_white(
     assert decoded.error
 
 
-def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(tiny_folder: Path) -> None:
-    pipeline = Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
-    with torch.no_grad():
-        pipeline._parts.unet.conv_out.weight.fill_(float("nan"))
-    picture = np.zeros((8, 8, 3), np.uint8)
-    parameters = Parameters(2, 3.0, 2, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
-    for decoded in pipeline.generate(picture, parameters):
+def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(
+    parts: Parts, tiny: Pipeline
+) -> None:
+    unet: Any = parts.unet
+    unet.conv_out.weight.fill_(float("nan"))
+    pipeline = Pipeline(tiny.model, parts, torch.device("cpu"), tiny.preprocessing)
+    parameters = tiny.model.defaults(n=2, num_inference_steps=2)
+    for decoded in pipeline.generate(condition_of(pipeline, draw(1), parameters), parameters):
         assert decoded.picture is None
         assert decoded.error
 
@@ -103,7 +100,7 @@ def test_without_a_checker_nothing_is_flagged(parts: Parts) -> None:
     assert all(d.picture is not None for d in Decoder(parts.vae, None).decode(latents(2)))
 
 
-def test_the_checker_judges_as_the_reference_has_it_judge(parts: Parts, draw: Draw) -> None:
+def test_the_checker_judges_as_the_reference_has_it_judge(parts: Parts) -> None:
     """Thresholds set between the scores of two pictures: the verdicts differ, and agree."""
     checker: Any = parts.safety_checker
     pictures = [draw(i)[:48, :48].copy() for i in range(8)]

@@ -2,25 +2,24 @@
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from app.parameters import Fit, Parameters, Scheduler
+from app.parameters import Fit, ModelConfig, Parameters, Scheduler
+from app.pictures import Picture
 from app.pipeline import Decoded, Pipeline, Sample
 from app.pipeline.known import DEMO_FOLDER, known
 from tests.support.checkpoints import make_checkpoint
+from tests.support.pipelines import condition_of, draw, start
 from tests.support.reference import SCHEDULERS, Reference
 
 # diffusers hands tensors to NumPy in ways that NumPy 2 remarks on.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
-Draw = Callable[[int], NDArray[np.uint8]]
 
 
 def parameters(
@@ -41,14 +40,14 @@ class Request:
 
     joins: int
     parameters: Parameters
-    picture: NDArray[np.uint8]
+    picture: Picture
     samples: list[Sample] = field(default_factory=list)
 
 
 def assert_equal(
     pipeline: Pipeline,
     reference: Reference,
-    picture: NDArray[np.uint8],
+    picture: Picture,
     parameters: Parameters,
     samples: Sequence[Sample],
 ) -> None:
@@ -66,7 +65,7 @@ def assert_latents_equal(samples: Sequence[Sample], expected: torch.Tensor) -> f
 
 
 def assert_pictures_equal(
-    decoded: Sequence[Decoded], pictures: NDArray[np.uint8], flags: Sequence[bool]
+    decoded: Sequence[Decoded], pictures: Picture, flags: Sequence[bool]
 ) -> float:
     """The share of values that are equal to the last bit."""
     assert [d.flagged for d in decoded] == flags
@@ -78,11 +77,6 @@ def assert_pictures_equal(
             assert (distance <= 1).mean() >= 0.999
             same = min(same, float((distance == 0).mean()))
     return same
-
-
-def start(pipeline: Pipeline, picture: NDArray[np.uint8], parameters: Parameters) -> list[Sample]:
-    embedding = pipeline.encode(picture, parameters.fit)
-    return [pipeline.start(embedding, parameters, i) for i in range(parameters.n)]
 
 
 def finish(pipeline: Pipeline, samples: Sequence[Sample]) -> None:
@@ -112,7 +106,7 @@ def run_mixed(
 @pytest.mark.parametrize("guidance", [1.0, 3.0, 7.5])
 @pytest.mark.parametrize("scheduler", Scheduler)
 def test_every_solver_is_equal_to_the_reference(
-    tiny: Pipeline, reference: Reference, draw: Draw, scheduler: Scheduler, guidance: float, n: int
+    tiny: Pipeline, reference: Reference, scheduler: Scheduler, guidance: float, n: int
 ) -> None:
     wanted = parameters(scheduler, n=n, guidance=guidance)
     samples = start(tiny, draw(1), wanted)
@@ -123,7 +117,7 @@ def test_every_solver_is_equal_to_the_reference(
 @pytest.mark.parametrize("steps", [1, 2, 20])
 @pytest.mark.parametrize("scheduler", Scheduler)
 def test_few_and_many_steps_are_equal_to_the_reference(
-    tiny: Pipeline, reference: Reference, draw: Draw, scheduler: Scheduler, steps: int
+    tiny: Pipeline, reference: Reference, scheduler: Scheduler, steps: int
 ) -> None:
     wanted = parameters(scheduler, guidance=1.0, steps=steps)
     samples = start(tiny, draw(1), wanted)
@@ -131,16 +125,14 @@ def test_few_and_many_steps_are_equal_to_the_reference(
     assert_equal(tiny, reference, draw(1), wanted, samples)
 
 
-def test_another_size_is_equal_to_the_reference(
-    tiny: Pipeline, reference: Reference, draw: Draw
-) -> None:
+def test_another_size_is_equal_to_the_reference(tiny: Pipeline, reference: Reference) -> None:
     wanted = parameters(Scheduler.PNDM, n=2, size=(96, 64))
     samples = start(tiny, draw(2), wanted)
     finish(tiny, samples)
     assert_equal(tiny, reference, draw(2), wanted, samples)
 
 
-def mixed(draw: Draw) -> list[Request]:
+def mixed() -> list[Request]:
     """All ten solvers; joining and leaving at different steps."""
     return [
         Request(0, parameters(Scheduler.PNDM, n=2, guidance=3.0, steps=9, seed=1), draw(1)),
@@ -158,10 +150,8 @@ def mixed(draw: Draw) -> list[Request]:
     ]
 
 
-def test_a_mixed_batch_is_equal_to_the_reference(
-    tiny: Pipeline, reference: Reference, draw: Draw
-) -> None:
-    requests = mixed(draw)
+def test_a_mixed_batch_is_equal_to_the_reference(tiny: Pipeline, reference: Reference) -> None:
+    requests = mixed()
     sizes = run_mixed(tiny, requests, bucket=24)
     assert len(set(sizes)) >= 4
     for request in requests:
@@ -169,9 +159,9 @@ def test_a_mixed_batch_is_equal_to_the_reference(
 
 
 def test_once_tables_are_built_no_scheduler_is_stepped(
-    tiny: Pipeline, reference: Reference, draw: Draw, monkeypatch: pytest.MonkeyPatch
+    tiny: Pipeline, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = mixed(draw)
+    requests = mixed()
     for request in requests:
         start(tiny, request.picture, request.parameters)
     with monkeypatch.context() as patch:
@@ -188,7 +178,7 @@ def _must_not_be_called(*_: object, **__: object) -> None:
 
 @pytest.fixture(scope="module")
 def demo(device: str) -> Pipeline:
-    return Pipeline.load("demo", device=device, dtype="float32")
+    return Pipeline.load(ModelConfig("demo", device=device, dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +191,14 @@ class TestBuiltInCheckpoint:
 
     @pytest.mark.parametrize("scheduler", Scheduler)
     def test_every_solver(
-        self, demo: Pipeline, demo_reference: Reference, draw: Draw, scheduler: Scheduler
+        self, demo: Pipeline, demo_reference: Reference, scheduler: Scheduler
     ) -> None:
         wanted = parameters(scheduler, n=2, steps=5, size=demo.model.sizes[0])
         samples = start(demo, draw(1), wanted)
         finish(demo, samples)
         assert_equal(demo, demo_reference, draw(1), wanted, samples)
 
-    def test_mixed_batch(self, demo: Pipeline, demo_reference: Reference, draw: Draw) -> None:
+    def test_mixed_batch(self, demo: Pipeline, demo_reference: Reference) -> None:
         size = demo.model.sizes[0]
         requests = [
             Request(0, parameters(Scheduler.PNDM, n=2, steps=5, size=size), draw(1)),
@@ -224,14 +214,13 @@ class TestBuiltInCheckpoint:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_in_float16_pictures_stay_within_two_levels_on_average(
-    tiny_folder: Path, draw: Draw
-) -> None:
-    pipeline = Pipeline.load(str(tiny_folder), device="cuda", dtype="float16")
+def test_in_float16_pictures_stay_within_two_levels_on_average(tiny_folder: Path) -> None:
+    pipeline = Pipeline.load(ModelConfig(str(tiny_folder), device="cuda", dtype="float16"))
     reference = Reference(tiny_folder, "cuda")
     wanted = parameters(Scheduler.PNDM, n=4)
     expected, _ = reference.pictures(reference.latents(draw(1), wanted))
-    for ours, theirs in zip(pipeline.generate(draw(1), wanted), expected, strict=True):
+    made = pipeline.generate(condition_of(pipeline, draw(1), wanted), wanted)
+    for ours, theirs in zip(made, expected, strict=True):
         assert ours.picture is not None
         assert np.abs(ours.picture.astype(int) - theirs.astype(int)).mean() < 2
 
@@ -247,7 +236,7 @@ def full_size() -> Iterator[Path]:
 @pytest.mark.usefixtures("all_threads")
 @pytest.mark.parametrize("side", [64, 512])
 def test_the_full_size_architecture_from_pickles(
-    full_size: Path, device: str, draw: Draw, side: int, capsys: pytest.CaptureFixture[str]
+    full_size: Path, device: str, side: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stable Diffusion 1 with random weights in the hub's layout: 10 GB; many minutes at 512×512.
 
@@ -259,7 +248,9 @@ def test_the_full_size_architecture_from_pickles(
         parameters(Scheduler.DPMSOLVER, steps=4, size=size, seed=2),
         parameters(Scheduler.EULER, guidance=1.0, steps=2, size=size, seed=3),
     ]
-    pipeline = Pipeline.load(str(full_size), device=device, dtype="float32", sizes=(size,))
+    pipeline = Pipeline.load(
+        ModelConfig(str(full_size), device=device, dtype="float32", sizes=(size,))
+    )
     alone = [Request(0, each, draw(i)) for i, each in enumerate(wanted[:2])]
     for request in alone:
         run_mixed(pipeline, [request])

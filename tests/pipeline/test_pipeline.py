@@ -1,6 +1,6 @@
 """The pipeline as its users meet it."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +12,33 @@ from app.errors import (
     CheckpointError,
     DeviceUnavailable,
     GenerationFailed,
-    InvalidParameter,
 )
-from app.parameters import Fit, Parameters, Scheduler
+from app.parameters import Fit, ModelConfig, Parameters, Scheduler
 from app.pipeline import Pipeline, devices
+from app.pipeline.checkpoint import load_parts
 from app.pipeline.known import known
 from tests.support.checkpoints import make_checkpoint
+from tests.support.pipelines import condition_of, draw, start
 from tests.support.reference import Reference
-
-Draw = Callable[[int], NDArray[np.uint8]]
 
 PARAMETERS = Parameters(2, 3.0, 4, Scheduler.PNDM, 5, 64, 64, Fit.SQUASH)
 
 
 def load(folder: Path, **options: object) -> Pipeline:
-    return Pipeline.load(str(folder), device="cpu", **{"dtype": "float32", **options})  # type: ignore[arg-type]
+    values: dict[str, object] = {"device": "cpu", "dtype": "float32", **options}
+    return Pipeline.load(ModelConfig(str(folder), **values))  # type: ignore[arg-type]
 
 
-def test_generate_makes_n_pictures_and_tells_how_far_it_is(tiny: Pipeline, draw: Draw) -> None:
+def generate(pipeline: Pipeline) -> list[NDArray[np.int16]]:
+    """The pictures of :data:`PARAMETERS`."""
+    decoded = pipeline.generate(condition_of(pipeline, draw(1), PARAMETERS), PARAMETERS)
+    return [one.picture.astype(np.int16) for one in decoded if one.picture is not None]
+
+
+def test_generate_makes_n_pictures_and_tells_how_far_it_is(tiny: Pipeline) -> None:
     told: list[tuple[int, int]] = []
-    decoded = tiny.generate(draw(1), PARAMETERS, lambda *progress: told.append(progress))
+    condition = condition_of(tiny, draw(1), PARAMETERS)
+    decoded = tiny.generate(condition, PARAMETERS, lambda *progress: told.append(progress))
     assert told == [(i, 5) for i in range(1, 6)]
     first, second = (d.picture for d in decoded)
     assert first is not None
@@ -39,34 +46,31 @@ def test_generate_makes_n_pictures_and_tells_how_far_it_is(tiny: Pipeline, draw:
     assert (first != second).mean() > 0.5
 
 
-def test_variation_i_is_the_picture_of_seed_plus_i(tiny: Pipeline, draw: Draw) -> None:
-    embedding = tiny.encode(draw(1), Fit.SQUASH)
-    later = tiny.start(embedding, PARAMETERS, 1)
-    first = tiny.start(embedding, Parameters(1, 3.0, 4, Scheduler.PNDM, 6, 64, 64, Fit.SQUASH), 0)
+def test_variation_i_is_the_picture_of_seed_plus_i(tiny: Pipeline) -> None:
+    [_, later] = start(tiny, draw(1), PARAMETERS)
+    [first] = start(tiny, draw(1), replace(PARAMETERS, n=1, seed=PARAMETERS.seed + 1))
     assert torch.equal(later.latents, first.latents)
 
 
-def test_an_embedding_is_the_references(tiny: Pipeline, reference: Reference, draw: Draw) -> None:
-    pixels = reference.preprocess(draw(1), Fit.CROP, tiny.model.device)
+def test_its_preprocessing_is_what_the_encoder_takes(tiny: Pipeline, reference: Reference) -> None:
+    assert (tiny.preprocessing.side, tiny.preprocessing.antialias) == (32, False)
+    pixels = tiny.preprocessing(draw(1), Fit.CROP)
+    assert np.array_equal(pixels, reference.pixels(draw(1), Fit.CROP)[0].cpu().numpy())
+
+
+def test_an_embedding_is_the_references(tiny: Pipeline, reference: Reference) -> None:
     with torch.no_grad():
+        pixels = reference.pixels(draw(1), Fit.CROP)
         expected = reference.pipeline.image_encoder(pixels).image_embeds[0].cpu().numpy()
-    embedding = tiny.encode(draw(1), Fit.CROP)
+    embedding = tiny.encode(tiny.preprocessing(draw(1), Fit.CROP))
     assert embedding.dtype == np.float32
     assert embedding.shape == (24,)
     assert np.abs(embedding - expected).max() < 1e-5
 
 
-def test_an_embedding_that_is_not_finite_or_of_another_length_fails(tiny: Pipeline) -> None:
+def test_an_embedding_that_is_not_finite_fails(tiny: Pipeline) -> None:
     with pytest.raises(GenerationFailed, match="finite"):
-        tiny.start(np.full(24, np.nan, np.float32), PARAMETERS, 0)
-    with pytest.raises(GenerationFailed, match=r"\(24,\)"):
-        tiny.start(np.zeros(7, np.float32), PARAMETERS, 0)
-
-
-def test_a_size_that_is_not_offered_is_refused(tiny: Pipeline) -> None:
-    parameters = Parameters(1, 3.0, 4, Scheduler.PNDM, 5, 64, 128, Fit.SQUASH)
-    with pytest.raises(InvalidParameter, match="64x64, 96x64"):
-        tiny.start(np.zeros(24, np.float32), parameters, 0)
+        tiny.encode(np.full((3, 32, 32), np.nan, np.float32))
 
 
 def test_model_info_says_what_was_loaded(tiny_folder: Path) -> None:
@@ -82,7 +86,7 @@ def test_model_info_says_what_was_loaded(tiny_folder: Path) -> None:
 def test_a_checkpoint_may_say_how_it_was_trained(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "mine")
     (folder / "variations.json").write_text('{"antialias": true, "num_inference_steps": 7}')
-    model = Pipeline.load(str(folder), revision="v1.0").model
+    model = Pipeline.load(ModelConfig(str(folder), revision="v1.0")).model
     assert (model.id, model.revision, model.num_inference_steps) == ("mine", None, 7)
 
 
@@ -90,7 +94,7 @@ def test_what_it_says_must_make_sense(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "mine")
     (folder / "variations.json").write_text('{"num_inference_steps": "many"}')
     with pytest.raises(CheckpointError, match="num_inference_steps"):
-        Pipeline.load(str(folder))
+        Pipeline.load(ModelConfig(str(folder)))
 
 
 def test_the_published_checkpoint_is_known(tmp_path: Path) -> None:
@@ -109,46 +113,43 @@ def test_a_size_that_the_unet_cannot_make_is_refused_and_another_named(
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "a/b/c"])
 def test_a_model_that_is_nowhere_is_refused(model: str) -> None:
     with pytest.raises(CheckpointError, match="no folder"):
-        Pipeline.load(model)
+        Pipeline.load(ModelConfig(model))
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there_is_refused(tiny_folder: Path, device: str) -> None:
     with pytest.raises(CheckpointError, match=device):
-        Pipeline.load(str(tiny_folder), device=device)
+        Pipeline.load(ModelConfig(str(tiny_folder), device=device))
 
 
 def test_a_dtype_that_is_none_is_refused(tiny_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="int8"):
-        Pipeline.load(str(tiny_folder), dtype="int8")
+        Pipeline.load(ModelConfig(str(tiny_folder), dtype="int8"))
 
 
 @pytest.mark.parametrize("slicing", ["auto", "max"])
 def test_slicing_changes_memory_not_pictures(
-    tiny: Pipeline, tiny_folder: Path, draw: Draw, slicing: str
+    tiny: Pipeline, tiny_folder: Path, slicing: str
 ) -> None:
     sliced = load(tiny_folder, attention_slicing=slicing, vae_slicing=True)
-    for ours, theirs in zip(
-        sliced.generate(draw(1), PARAMETERS), tiny.generate(draw(1), PARAMETERS), strict=True
-    ):
-        assert ours.picture is not None
-        assert theirs.picture is not None
-        assert np.abs(ours.picture.astype(int) - theirs.picture).max() <= 1
+    for ours, theirs in zip(generate(sliced), generate(tiny), strict=True):
+        assert np.abs(ours - theirs).max() <= 1
 
 
-def test_in_bfloat16_only_the_unet_is_rounded_and_pictures_stay_alike(
-    tiny: Pipeline, tiny_folder: Path, draw: Draw
-) -> None:
+def test_in_bfloat16_pictures_stay_alike(tiny: Pipeline, tiny_folder: Path) -> None:
     rounded = load(tiny_folder, dtype="bfloat16")
     assert rounded.model.dtype == "bfloat16"
-    assert rounded._parts.unet.dtype == torch.bfloat16
-    assert rounded._parts.vae.dtype == rounded._parts.image_encoder.dtype == torch.float32
-    for ours, theirs in zip(
-        rounded.generate(draw(1), PARAMETERS), tiny.generate(draw(1), PARAMETERS), strict=True
-    ):
-        assert ours.picture is not None
-        assert theirs.picture is not None
-        assert np.abs(ours.picture.astype(int) - theirs.picture).mean() < 3
+    for ours, theirs in zip(generate(rounded), generate(tiny), strict=True):
+        assert np.abs(ours - theirs).mean() < 3
+
+
+def test_in_bfloat16_only_the_unet_is_rounded(tiny_folder: Path) -> None:
+    dtypes = devices.choose_dtypes("bfloat16", torch.device("cpu"), None)
+    parts = load_parts(tiny_folder, dtypes, safety_checker=True)
+    assert parts.unet.dtype == torch.bfloat16
+    for part in (parts.vae, parts.image_encoder, parts.safety_checker):
+        assert part is not None
+        assert part.dtype == torch.float32
 
 
 def test_a_device_that_there_cannot_be_is_final_and_one_that_fails_is_not(

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Pipeline, Sample
-
-Draw = Callable[[int], NDArray[np.uint8]]
+from app.pipeline.samples import Sampler
+from tests.support.requests import condition_for, encoder_input
 
 
 @pytest.fixture
@@ -22,9 +21,9 @@ def start(tiny: Pipeline) -> Callable[..., Sample]:
         size: tuple[int, int] = (64, 64),
         steps: int = 4,
     ) -> Sample:
-        embedding = np.random.default_rng(seed).normal(size=24).astype(np.float32)
         parameters = Parameters(1, guidance, steps, scheduler, seed, *size, Fit.SQUASH)
-        return tiny.start(embedding, parameters, 0)
+        rows = tiny.condition(condition_for(parameters, encoder_input(seed)))
+        return tiny.start(rows, parameters, 0)
 
     return one
 
@@ -84,18 +83,16 @@ def test_samples_of_two_sizes_or_none_or_finished_are_refused(tiny: Pipeline, st
 
 
 def test_a_step_that_fails_changes_nobody_and_can_be_tried_again(
-    tiny: Pipeline, start: Start, monkeypatch: pytest.MonkeyPatch
+    tiny: Pipeline, device: str, start: Start
 ) -> None:
     samples = [start(seed=1), start(seed=2)]
     before = [sample.latents.clone() for sample in samples]
 
-    def out_of_memory(*_: object, **__: object) -> None:
+    def out_of_memory(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("out of memory")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(tiny._parts.unet, "forward", out_of_memory)
-        with pytest.raises(torch.OutOfMemoryError):
-            tiny.step(samples)
+    with pytest.raises(torch.OutOfMemoryError):
+        Sampler(out_of_memory, torch.device(device)).step(samples)
     assert [sample.steps_left for sample in samples] == [5, 5]
     for sample, latents in zip(samples, before, strict=True):
         assert torch.equal(sample.latents, latents)

@@ -1,4 +1,4 @@
-"""diffusers' own pipeline on the same weights: what this project has to be equal to."""
+"""diffusers' own pipeline on the same weights, to which this project has to be equal."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from app.parameters import Parameters, Scheduler
-from app.pipeline.preprocessing import Preprocessing
-
-Picture = NDArray[np.uint8]
+from app.parameters import Fit, Parameters, Scheduler
+from app.pictures import Picture
+from app.pictures.fit import Preprocessing
 
 # The classes and options of the table in the README of diffusers' schedulers; what is not named
 # comes from the checkpoint's config. DDIM's config there lacks `clip_sample`, whose default is on.
@@ -34,23 +32,31 @@ SCHEDULERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
 
 
 class Reference:
-    """``StableDiffusionImageVariationPipeline`` in float32, handed our preprocessed tensor."""
+    """``StableDiffusionImageVariationPipeline`` in float32, handed our fitted picture."""
 
     def __init__(self, folder: Path, device: str, antialias: bool = False) -> None:
         self.pipeline = diffusers.StableDiffusionImageVariationPipeline.from_pretrained(folder)
         self.pipeline.to(device).set_progress_bar_config(disable=True)
         self._config = self.pipeline.scheduler.config
         self._device = device
-        self.preprocess = Preprocessing.of(
-            self.pipeline.image_encoder, self.pipeline.feature_extractor, antialias
+        extractor = self.pipeline.feature_extractor
+        self._preprocessing = Preprocessing(
+            side=self.pipeline.image_encoder.config.image_size,
+            antialias=antialias,
+            mean=tuple(extractor.image_mean),
+            std=tuple(extractor.image_std),
         )
+
+    def pixels(self, picture: Picture, fit: Fit) -> Tensor:
+        """The encoder's input ``[1, 3, side, side]``, on the device."""
+        return torch.from_numpy(self._preprocessing(picture, fit))[None].to(self._device)
 
     def latents(self, picture: Picture, parameters: Parameters) -> Tensor:
         """Final latents ``[n, C, h, w]`` on the CPU."""
         kind, options = SCHEDULERS[parameters.scheduler]
         self.pipeline.scheduler = kind.from_config(self._config, **options)
         latents: Tensor = self.pipeline(
-            self.preprocess(picture, parameters.fit, self._device),
+            self.pixels(picture, parameters.fit),
             height=parameters.height,
             width=parameters.width,
             num_inference_steps=parameters.num_inference_steps,

@@ -1,4 +1,4 @@
-"""What is told of a GPU; its answers are stood in for, since most machines have none."""
+"""The use of a GPU; its answers are stood in for, since most machines have none."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_it_tells_how_full_and_busy_a_gpu_is(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 75)
-    assert watcher.look() == DeviceUse(10, 20, 40, 100, busy=0.75)
+    assert watcher.read() == DeviceUse(10, 20, 40, 100, busy=0.75)
 
 
 def test_without_nvml_it_is_not_asked_twice(
@@ -29,9 +29,9 @@ def test_without_nvml_it_is_not_asked_twice(
         raise ModuleNotFoundError("pynvml")
 
     monkeypatch.setattr(torch.cuda, "utilization", missing)
-    assert watcher.look().busy is None
+    assert watcher.read().busy is None
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 75)
-    assert watcher.look().busy is None
+    assert watcher.read().busy is None
 
 
 def test_of_a_cpu_there_is_nothing_to_tell() -> None:

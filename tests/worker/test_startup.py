@@ -1,0 +1,79 @@
+"""A real worker process, from its start to the end of its pipe."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from app.ipc.messages import (
+    Done,
+    Encoded,
+    Failed,
+    LoadFailed,
+    Loading,
+    PictureDone,
+    Ready,
+    StepStats,
+)
+from app.worker.startup import buckets
+from tests.support.workers import LONGEST_WAIT, start_message, submit, worker_process
+
+
+def test_a_worker_loads_says_what_it_takes_works_and_ends_with_its_pipe(
+    tiny_checkpoint: Path,
+) -> None:
+    with worker_process() as worker:
+        *loading, ready = worker.started(start_message(str(tiny_checkpoint)))
+        assert all(isinstance(message, Loading) for message in loading)
+        assert isinstance(ready, Ready)
+        assert ready.model.id == tiny_checkpoint.name
+        assert (ready.preprocessing.side, ready.preprocessing.antialias) == (32, False)
+        assert ready.buckets == (1, 2, 3, 4)
+        assert min(ready.encode_seconds, ready.decode_seconds) > 0
+
+        worker.pipe.send(submit("mine"))
+        heard = [type(message) for message in worker.heard_until(Done, Failed)]
+        assert heard[0] is Encoded
+        assert heard.count(StepStats) == 4
+        assert heard[-2:] == [PictureDone, Done]
+
+        worker.pipe.close()
+        assert worker.process.wait(LONGEST_WAIT) == 0
+
+
+def test_signals_that_end_the_api_process_do_not_end_its_worker(tiny_checkpoint: Path) -> None:
+    with worker_process() as worker:
+        worker.started(start_message(str(tiny_checkpoint)))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            worker.process.send_signal(number)
+        worker.pipe.send(submit("mine"))
+        assert isinstance(worker.heard_until(Done, Failed)[-1], Done)
+
+
+def test_a_checkpoint_that_cannot_be_served_is_said_to_be_final(tmp_path: Path) -> None:
+    with worker_process() as worker:
+        *_, failed = worker.started(start_message(str(tmp_path)))
+        assert isinstance(failed, LoadFailed)
+        assert failed.final
+        assert "safety checker" in failed.message
+        worker.pipe.close()
+        assert worker.process.wait(LONGEST_WAIT) == 0
+
+
+def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(tiny_checkpoint: Path) -> None:
+    with worker_process() as worker:
+        ready = worker.started(start_message(str(tiny_checkpoint), fixed_bucket=True))[-1]
+        assert isinstance(ready, Ready)
+        assert (ready.buckets, ready.decoded_at_once) == ((4,), 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "fixed", "expected"),
+    [
+        ("cpu", False, [1, 2, 3, 4, 5, 6]),
+        ("cuda:0", False, [1, 2, 4, 6]),
+        ("cpu", True, [6]),
+    ],
+)
+def test_buckets_up_to_the_cap(device: str, fixed: bool, expected: list[int]) -> None:
+    assert buckets(6, device, fixed=fixed) == expected
