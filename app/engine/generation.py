@@ -1,99 +1,224 @@
-"""A request between its acceptance and its answer."""
+"""A request in the engine: the handle that every way of meeting the service renders."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import Protocol
 
 from app.errors import VariationsError
-from app.ipc.messages import Done, Embedding, Submit
-from app.parameters import Parameters
+from app.ipc.messages import Stage
+from app.parameters import Condition, Parameters
 from app.pictures import Picture
 
-DEATHS_OF_A_SUSPECT = 2
-"""A request that was running in so many deaths of a worker may be their cause."""
+
+class Status(StrEnum):
+    """The state of a generation; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """What it takes to run a request, once or again, and the answer somebody waits for.
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A request's pictures in the order of their seeds; ``None`` stands for a flagged one.
 
-    ``source`` is the picture until the worker has encoded it and the embedding from then on: a
-    few kilobytes, from which :meth:`submit` makes the same pictures in any worker. It is ``None``
-    until the picture is there. ``fingerprint`` is alike for requests that are alike.
-
-    ``accepted`` is when, by ``monotonic``; ``started``, whether it has taken a step in any worker.
-    ``deaths`` counts the workers that ended while it was running, ``inherited`` those before it
-    that ended while its like was. ``submitted`` says whether the present worker has it, ``joined``
-    whether its samples have joined the line there. ``behind`` is how many cancellations that worker
-    was sent before it. ``moved_on`` is set once the pixels are not needed any more.
+    ``stages`` tells where the time went in the worker, ``steps`` how many UNet calls it took part
+    in.
     """
 
-    request_id: str
-    parameters: Parameters
-    fingerprint: bytes
-    answer: asyncio.Future[Done]
-    source: Picture | Embedding | None = None
-    accepted: float = 0.0
-    started: bool = False
-    deaths: int = 0
-    inherited: int = 0
-    submitted: bool = False
-    joined: bool = False
-    behind: int = 0
-    moved_on: asyncio.Event = field(default_factory=asyncio.Event)
+    pictures: tuple[Picture | None, ...]
+    stages: tuple[Stage, ...]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """So many requests are before it, and its first step is expected in ``start_in`` seconds."""
+
+    position: int
+    start_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """UNet calls that each picture, by its index, has behind it, ``of`` so many."""
+
+    done: tuple[int, ...]
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureReady:
+    """Picture ``index`` is there; ``None`` where it was flagged."""
+
+    index: int
+    picture: Picture | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The worker ended; the request waits for the next one and is run again from its seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every picture is there."""
+
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It could not be served."""
+
+    error: VariationsError
+
+
+Event = Queued | StepDone | PictureReady | Restarted | Finished | Failed
+
+
+class Owner(Protocol):
+    """The engine, as a generation tells it what its reader wants."""
+
+    def cancelled(self, generation: "Generation") -> None:
+        """Nobody waits for it any more."""
+
+    def watched(self, generation: "Generation") -> None:
+        """Somebody has begun to read its events."""
+
+
+class Generation:
+    """One submitted request, from its acceptance to its answer. Belongs to one event loop.
+
+    Whoever submitted it uses :attr:`status`, :meth:`events`, :meth:`result` and :meth:`cancel`;
+    the engine tells it what happens by the other methods. After its end nothing changes it.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        parameters: Parameters,
+        condition: Condition,
+        owner: "Owner",
+    ) -> None:
+        self.request_id = request_id
+        self.parameters = parameters
+        self.condition = condition
+        self.accepted = monotonic()
+        """Moment of its acceptance, by ``monotonic``."""
+        self.status = Status.QUEUED
+        self.attempts = 0
+        """Workers that ended with it in their steps."""
+        self.watchers = 0
+        """Iterators over its events that are open."""
+        self.wasted_steps = 0
+        """Steps that it took part in after it was cancelled."""
+        self._owner = owner
+        self._answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._events: list[Event] = []
+        self._new_event = asyncio.Event()
+        self._steps = [0] * parameters.n
+        self._pictures: dict[int, Picture | None] = {}
 
     @property
-    def answered(self) -> bool:
-        """Its caller has an answer, or has gone."""
-        return self.answer.done()
+    def flagged(self) -> int:
+        """Pictures so far that the safety checker has stopped."""
+        return sum(picture is None for picture in self._pictures.values())
 
     @property
-    def made(self) -> bool:
-        """The worker has no more to do for it; one whose caller has gone may still be worked on."""
-        return self.answer.done() and not self.answer.cancelled()
+    def ended(self) -> bool:
+        """It is done, failed or cancelled."""
+        return self.status in (Status.DONE, Status.FAILED, Status.CANCELLED)
 
-    @property
-    def all_deaths(self) -> int:
-        """Its own and its likes'."""
-        return self.deaths + self.inherited
+    async def result(self) -> Result:
+        """The pictures, once all are there.
 
-    @property
-    def suspect(self) -> bool:
-        """It may be what ends workers: it must run alone."""
-        return self.all_deaths >= DEATHS_OF_A_SUSPECT
+        Raises its error where it fails, and :class:`asyncio.CancelledError` where it is cancelled.
+        That the awaiting task is cancelled does not cancel it: :meth:`cancel` does.
+        """
+        return await asyncio.shield(self._answer)
 
-    @property
-    def convicted(self) -> bool:
-        """It ended a worker that it had to itself."""
-        return self.all_deaths > DEATHS_OF_A_SUSPECT
+    async def events(self) -> AsyncIterator[Event]:
+        """All that happens to it, from the beginning, until it has ended."""
+        told = 0
+        self.watchers += 1
+        self._owner.watched(self)
+        try:
+            while True:
+                for event in self._events[told:]:
+                    told += 1
+                    yield event
+                if self.ended and told == len(self._events):
+                    return
+                if told == len(self._events):
+                    self._new_event.clear()
+                    await self._new_event.wait()
+        finally:
+            self.watchers -= 1
 
-    def submit(self) -> Submit:
-        """The message that makes a worker run this; there must be a source."""
-        if self.source is None:
-            raise ValueError(f"request {self.request_id} has no picture yet")
-        return Submit(self.request_id, self.parameters, self.source)
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it leaves the batch before the next step."""
+        if not self.ended:
+            self.status = Status.CANCELLED
+            self._answer.cancel()
+            self._new_event.set()
+            self._owner.cancelled(self)
 
-    def embed(self, embedding: Embedding) -> None:
-        """Keep the embedding in place of the pixels; its samples have joined the line."""
-        self.source = embedding
-        self.joined = True
-        self.moved_on.set()
+    # What the engine tells it
 
-    def finish(self, done: Done) -> None:
-        """Answer; a caller that went away in the same moment is no error."""
-        if not self.answer.done():
-            self.answer.set_result(done)
-        self.moved_on.set()
+    def queue(self, position: int, start_in: float) -> None:
+        """It waits behind so many others; repeated positions are no news."""
+        last = self._events[-1] if self._events else None
+        if not self.ended and not (isinstance(last, Queued) and last.position == position):
+            self._tell(Queued(position, start_in))
+
+    def step(self, indices: list[int]) -> None:
+        """These of its pictures took part in a step."""
+        if self.ended:
+            return
+        self.status = Status.RUNNING
+        for index in indices:
+            self._steps[index] += 1
+        self._tell(StepDone(tuple(self._steps), self.parameters.calls))
+
+    def keep(self, index: int, picture: Picture | None) -> None:
+        """A picture is there; run again, it comes again and is no news."""
+        if not self.ended and index not in self._pictures:
+            self._pictures[index] = picture
+            self._tell(PictureReady(index, picture))
+
+    def restart(self) -> None:
+        """The worker that had it has ended."""
+        if self.ended:
+            return
+        self.status = Status.QUEUED
+        self._steps = [0] * self.parameters.n
+        self._tell(Restarted())
+
+    def finish(self, stages: tuple[Stage, ...], steps: int) -> None:
+        """Every picture has been kept."""
+        if self.ended:
+            return
+        pictures = tuple(self._pictures[index] for index in range(self.parameters.n))
+        result = Result(pictures, stages, steps)
+        self.status = Status.DONE
+        self._answer.set_result(result)
+        self._tell(Finished(result))
 
     def fail(self, error: VariationsError) -> None:
-        """Answer with an error; a caller that went away in the same moment is no error."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-        self.moved_on.set()
+        """It cannot be served."""
+        if self.ended:
+            return
+        self.status = Status.FAILED
+        self._answer.set_exception(error)
+        self._answer.exception()  # seen, even where nobody awaits the result
+        self._tell(Failed(error))
 
-    def abandon(self) -> bool:
-        """Nobody waits any more. Whether that leaves the worker with work to drop."""
-        if self.answer.done() and not self.answer.cancelled():
-            self.answer.exception()  # seen, even where its caller left in the same moment
-            return False
-        self.answer.cancel()
-        return True
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        self._new_event.set()

@@ -1,219 +1,209 @@
-"""All requests that are accepted and not yet answered, and where the worker is with each.
+"""The mirror of the worker's queue: every unfinished request, and where the worker is with it.
 
-It mirrors the worker's line from what the worker reports, with a batcher of its own. From that it
-knows who was running when a worker died, and foresees when everybody will be finished.
+It follows the worker by what that reports, with a batcher of its own. So it knows which requests
+were in the worker's steps when it ended, and can predict when each will be finished.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from app.engine.generation import Job
-from app.ipc.messages import DecodedSome, Encoded, Ready, Stats
+from app.engine import attempts
+from app.engine.generation import Generation, Status
+from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
 from app.scheduling.batcher import Batch, Batcher, Ticket
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import Span, foresee, tickets
+from app.scheduling.forecast import Span, forecast, tickets
 
 NEWCOMER = ""
 """The id, in a forecast, of a request that has not been accepted yet."""
 
 
-class Backlog:
-    """Jobs in the order of their acceptance. Ordinary code without clock, process or event loop.
+class Mirror:
+    """Generations in the order of their acceptance. Plain code without clock, process or loop.
 
-    One worker after the other works on it: :meth:`worker_ready`, then :meth:`due`, :meth:`submit`,
-    :meth:`encoded`, :meth:`stepped`, :meth:`decoded` and :meth:`remove` as it gets on, then
-    :meth:`worker_lost`. Of a job that nobody waits for any more the worker has to be told:
-    :meth:`leave`, and it is done with it only at :meth:`dropped`.
+    For each worker: :meth:`worker_ready`, then :meth:`due`, :meth:`submit`, :meth:`encoded`,
+    :meth:`stepped`, :meth:`decoded` and :meth:`remove` as it gets on, then :meth:`worker_lost`.
+    A generation that was cancelled stays with the worker until it has :meth:`dropped` it.
     """
 
     def __init__(self) -> None:
         self.costs = Costs()
-        self.quickest = Costs()
+        self.lowest = Costs()
         """The lowest that each cost has been."""
-        self._jobs: dict[str, Job] = {}
+        self._unfinished: dict[str, Generation] = {}
+        self._submitted: dict[str, Generation] = {}
+        """Those that the worker has, in the order in which it got them; cancelled ones too."""
+        self._encoded: set[str] = set()
         self._buckets: tuple[int, ...] = (1,)
         self._line = Batcher(self._buckets)
         self._decoded_at_once = 1
-        self._sent: dict[str, Job] = {}
-        """What the worker has, in the order in which it got it; also what it has yet to drop."""
-        self._leaving: set[str] = set()
-        self._left = self._dropped = 0
+        self._forecast: dict[str, Span] | None = None
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._unfinished)
 
-    def __iter__(self) -> Iterator[Job]:
-        return iter(tuple(self._jobs.values()))
+    def __iter__(self) -> Iterator[Generation]:
+        return iter(tuple(self._unfinished.values()))
 
-    def get(self, request_id: str) -> Job | None:
-        """The job, unless it has been answered or its caller has gone."""
-        return self._jobs.get(request_id)
+    def get(self, request_id: str) -> Generation | None:
+        """The generation, unless it has ended."""
+        return self._unfinished.get(request_id)
 
-    def add(self, job: Job) -> None:
-        """Put a job at the end."""
-        if job.request_id in self._jobs:
-            raise ValueError(f"request {job.request_id!r} is already waiting for its answer")
-        self._jobs[job.request_id] = job
+    def add(self, generation: Generation) -> None:
+        """Put a generation at the end. Raises :class:`ValueError` where its id is known already."""
+        if generation.request_id in self._unfinished:
+            raise ValueError(f"request {generation.request_id!r} is already in the queue")
+        self._unfinished[generation.request_id] = generation
+        self._forecast = None
 
-    def remove(self, job: Job) -> None:
-        """It is answered, or nobody waits for it any more and the worker does not have it."""
-        del self._jobs[job.request_id]
-        self._sent.pop(job.request_id, None)
-        self._line.cancel(job.request_id)
+    def remove(self, generation: Generation) -> None:
+        """The worker has answered it."""
+        self._unfinished.pop(generation.request_id, None)
+        self.dropped(generation.request_id)
 
-    @property
-    def submitted(self) -> int:
-        """Requests that the worker has and somebody waits for."""
-        return sum(job.submitted and not job.answered for job in self._jobs.values())
+    def cancel(self, generation: Generation) -> bool:
+        """Nobody waits for it any more; gives whether the worker has it and must be told."""
+        self._unfinished.pop(generation.request_id, None)
+        self._forecast = None
+        return generation.request_id in self._submitted
 
     @property
     def busy(self) -> bool:
-        """Whether the worker has something, if only what it has not dropped yet."""
-        return any(not job.made for job in self._sent.values())
+        """The worker has something to do, if only to drop what was cancelled."""
+        return bool(self._submitted)
 
-    # One worker's life
+    # While a worker lives
 
     def worker_ready(self, ready: Ready) -> None:
-        """A new worker, which knows of no job yet."""
+        """A new worker, which knows of no request yet."""
         self._buckets = ready.buckets
         self._line = Batcher(self._buckets)
         self._decoded_at_once = ready.decoded_at_once
-        self.costs.measured(ready)
-        self.quickest.measured(ready)
+        size = ready.model.sizes[0]
+        for costs in (self.costs, self.lowest):
+            costs.measured(size, ready.step_seconds, ready.encode_seconds, ready.decode_seconds)
+        self._forecast = None
 
-    def due(self) -> list[Job]:
-        """The jobs to submit now.
+    def due(self) -> list[Generation]:
+        """The generations to submit now."""
+        return attempts.due(self._unfinished.values(), self._submitted.keys())
 
-        Those whose picture is there, in order; but a suspect gets the worker to itself, and while
-        there are suspects everybody else waits for them.
-        """
-        ready = [job for job in self._waiting() if job.source is not None]
-        suspects = [job for job in ready if job.suspect]
-        if suspects:
-            return [] if self.busy else suspects[:1]
-        return [job for job in ready if not job.submitted]
-
-    def submit(self, job: Job) -> None:
+    def submit(self, generation: Generation) -> None:
         """The worker is sent it."""
-        job.submitted = True
-        job.behind = self._left
-        self._sent[job.request_id] = job
+        self._submitted[generation.request_id] = generation
 
-    def leave(self, job: Job) -> None:
-        """Nobody waits for it any more, and the worker, which has it, is told to drop it.
-
-        Until it has, it works on it, and what happens to the worker may be its doing.
-        """
-        del self._jobs[job.request_id]
-        job.source = None
-        self._leaving.add(job.request_id)
-        self._left += 1
+    def submitted(self, request_id: str) -> Generation | None:
+        """The generation, if the worker has it, cancelled or not."""
+        return self._submitted.get(request_id)
 
     def dropped(self, request_id: str) -> None:
-        """The worker has dropped a job that nobody waited for."""
-        self.made_for_nobody(request_id)
-        self._dropped += 1
-
-    def made_for_nobody(self, request_id: str) -> Job | None:
-        """The worker is done with a job that it was told to drop; gives it, if it is one."""
-        if request_id not in self._leaving:
-            return None
-        self._leaving.discard(request_id)
+        """The worker has nothing more to do for it."""
+        self._submitted.pop(request_id, None)
+        self._encoded.discard(request_id)
         self._line.cancel(request_id)
-        return self._sent.pop(request_id)
+        self._forecast = None
 
-    def encoded(self, job: Job, encoded: Encoded) -> None:
-        """The worker has its embedding, and its samples join the line."""
-        job.embed(encoded.embedding)
-        if encoded.seconds is not None:
-            self.costs.learn_encode(encoded.seconds)
-            self.quickest.lower_to(self.costs)
-        for ticket in tickets(job.request_id, job.parameters):
-            self._line.add(ticket)
+    def encoded(self, message: Encoded) -> None:
+        """The samples of a request have joined the line."""
+        self._learn(lambda: self.costs.learn_encode(message.seconds))
+        generation = self._submitted.get(message.request_id)
+        if generation is not None:
+            self._encoded.add(message.request_id)
+            for ticket in tickets(message.request_id, generation.parameters):
+                self._line.add(ticket)
 
-    def stepped(self, stats: Stats) -> None:
+    def stepped(self, stats: StepStats) -> None:
         """The worker has taken a step."""
-        self.costs.learn(stats)
-        self.quickest.lower_to(self.costs)
+        self._learn(lambda: self.costs.learn_step(stats.size, stats.bucket, stats.seconds))
         self._line.limit(stats.cap)
         taken = tuple(
-            Ticket(name, index, job.parameters.size, job.parameters.rows, job.parameters.calls)
+            Ticket(
+                name, index, known.parameters.size, known.parameters.rows, known.parameters.calls
+            )
             for name, index in stats.members
-            if (job := self._sent.get(name))
+            if (known := self._submitted.get(name))
         )
         self._line.advance(Batch(taken, stats.size, stats.rows, stats.bucket, stats.waiting_rows))
 
-    def decoded(self, message: DecodedSome) -> None:
+    def decoded(self, stats: DecodeStats) -> None:
         """The worker has decoded some pictures."""
-        self.costs.learn_decode(message)
-        self.quickest.lower_to(self.costs)
+        self._learn(lambda: self.costs.learn_decode(stats.size, stats.pictures, stats.seconds))
 
-    def running(self) -> list[Job]:
-        """Whose work the worker has in hand, by all that is known.
+    def running(self) -> list[Generation]:
+        """The generations that the worker has in hand.
 
         Those in the step that is due, those with all their steps done, which it decodes, and the
-        next in line to be encoded. That one it cannot have begun if it was sent after the
-        cancellation of one that is not dropped yet: it reads what it is sent in order.
+        next to be encoded. That one it cannot have begun while it still has something to drop: it
+        reads what it is sent in order, and drops first.
         """
         stepping = {ticket.request_id for ticket in self._line.running()}
         waiting = {ticket.request_id for ticket in self._line} - stepping
-        there = [job for job in self._sent.values() if not job.made]
-        joined = [job for job in there if job.joined and job.request_id not in waiting]
-        begun = [job for job in there if not job.joined and job.behind <= self._dropped]
-        return joined + begun[:1]
+        unencoded = [one for name, one in self._submitted.items() if name not in self._encoded]
+        dropping = any(one.status is Status.CANCELLED for one in self._submitted.values())
+        in_steps = [one for name, one in self._submitted.items() if name in self._encoded - waiting]
+        in_hand = in_steps if dropping else in_steps + unencoded[:1]
+        return [one for one in in_hand if one.status is not Status.CANCELLED]
 
-    def worker_lost(self) -> list[Job]:
-        """The worker has died, and every job is to be submitted again; who was running.
-
-        Among them are those that nobody waits for any more.
-        """
+    def worker_lost(self) -> list[Generation]:
+        """The worker has ended, and all it had is to be submitted again; gives those running."""
         running = self.running()
-        for job in running:
-            job.deaths += 1
-        for job in self._sent.values():
-            job.submitted = job.joined = False
         self._line = Batcher(self._buckets)
-        self._sent.clear()
-        self._leaving.clear()
-        self._left = self._dropped = 0
+        self._submitted.clear()
+        self._encoded.clear()
+        self._forecast = None
         return running
 
-    def _waiting(self) -> list[Job]:
-        """Those without an answer yet; an answered job stays until its caller has taken it."""
-        return [job for job in self._jobs.values() if not job.answered]
+    # Predictions
 
-    # Foresight
-
-    def foresee(self, newcomer: Parameters | None = None) -> dict[str, Span]:
-        """When every job will be finished, by its id, and as :data:`NEWCOMER` one after them all.
+    def predict(self, newcomer: Parameters | None = None) -> dict[str, Span]:
+        """The span of every generation, and as :data:`NEWCOMER` one after them all.
 
         Seconds count from now, or from when there is a worker again.
         """
-        in_line = {ticket.request_id for ticket in self._line}
-        waiting = self._waiting()
-        unencoded = [(job.request_id, job.parameters) for job in waiting if not job.joined]
         if newcomer is not None:
-            unencoded.append((NEWCOMER, newcomer))
+            return self._run_forward([(NEWCOMER, newcomer)])
+        if self._forecast is None:
+            self._forecast = self._run_forward([])
+        return self._forecast
+
+    def _run_forward(self, more: list[tuple[str, Parameters]]) -> dict[str, Span]:
+        in_line = {ticket.request_id for ticket in self._line}
+        unencoded = [
+            (name, one.parameters)
+            for name, one in self._unfinished.items()
+            if name not in self._encoded
+        ]
         undecoded = [
             ticket
-            for job in waiting
-            if job.joined and job.request_id not in in_line
-            for ticket in tickets(job.request_id, job.parameters)
+            for name, one in self._unfinished.items()
+            if name in self._encoded - in_line
+            for ticket in tickets(name, one.parameters)
         ]
         line = self._line.copy()
-        for name in self._leaving:
+        for name in in_line - self._unfinished.keys():
             line.cancel(name)
-        return foresee(line, unencoded, undecoded, self.costs, self._decoded_at_once)
+        return forecast(line, unencoded + more, undecoded, self.costs, self._decoded_at_once)
 
-    def takes(self, parameters: Parameters) -> float:
-        """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
+    def fastest(self, parameters: Parameters) -> float:
+        """Seconds that a request would take with nothing else to do, as fast as ever seen."""
         idle, alone = Batcher(self._buckets), [(NEWCOMER, parameters)]
-        return foresee(idle, alone, [], self.quickest, self._decoded_at_once)[NEWCOMER].finished
+        return forecast(idle, alone, [], self.lowest, self._decoded_at_once)[NEWCOMER].finished
 
     def turn_seconds(self) -> float:
         """Seconds that the worker's present turn should take: an encode, a step, a decode."""
         batch = self._line.next()
         step = self.costs.step(batch.size, batch.bucket) if batch else 0.0
-        sizes = {job.parameters.size for job in self._sent.values() if job.joined and not job.made}
+        sizes = {self._submitted[name].parameters.size for name in self._encoded}
         decode = max((self.costs.decode(size) for size in sizes), default=0.0)
         return self.costs.encode + step + self._decoded_at_once * decode
+
+    def positions(self) -> Iterator[tuple[Generation, int]]:
+        """The generations that wait for their first step, and how many are before each."""
+        for position, generation in enumerate(self):
+            if generation.status is Status.QUEUED:
+                yield generation, position
+
+    def _learn(self, learn: Callable[[], None]) -> None:
+        learn()
+        self.lowest.lower_to(self.costs)
+        self._forecast = None

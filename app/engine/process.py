@@ -13,17 +13,17 @@ from typing import Literal
 from app.ipc.channel import Channel
 from app.ipc.messages import FromWorker, Start, ToWorker
 
-Cause = Literal["signal", "exit", "silence", "launch"]
-"""Why a worker is no more: a signal from outside, of its own accord, killed for having gone
-silent, or never launched."""
+Cause = Literal["signal", "exit", "timeout", "launch"]
+"""Why a worker is no more: by a signal from outside, by itself, killed after a timeout, or it was
+never launched."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a worker ended; ``words`` are the rest of a sentence that begins with "the worker"."""
+class WorkerExit:
+    """The end of a worker; ``reason`` is the rest of a sentence that begins with "the worker"."""
 
     cause: Cause
-    words: str
+    reason: str
 
 
 class WorkerProcess:
@@ -37,7 +37,7 @@ class WorkerProcess:
         self.ended = asyncio.Event()
         self._on_message = on_message
         self._closed = False
-        self._silent = False
+        self._timed_out = False
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel[ToWorker, FromWorker] | None = None
 
@@ -53,7 +53,7 @@ class WorkerProcess:
         be started.
         """
         ours, theirs = Pipe(duplex=True)
-        with theirs, _ending_signals_blocked():
+        with theirs, _blocked_signals():
             command = [sys.executable, "-m", "app.worker", str(theirs.fileno())]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
@@ -77,9 +77,9 @@ class WorkerProcess:
         if self._channel:
             self._channel.hang_up()
 
-    def kill_for_silence(self) -> None:
-        """End the process by force, because it says nothing any more."""
-        self._silent = True
+    def kill_after_timeout(self) -> None:
+        """End the process by force, because it makes no progress any more."""
+        self._timed_out = True
         self.kill()
 
     def kill(self) -> None:
@@ -88,30 +88,30 @@ class WorkerProcess:
             self._process.kill()
         self.hang_up()  # a process that a driver holds fast would not end its pipe
 
-    async def close(self, patience: float) -> Ending:
-        """End the pipe and wait for the process, killing it after ``patience`` seconds."""
+    async def close(self, seconds: float) -> WorkerExit:
+        """End the pipe and wait for the process, killing it after ``seconds``."""
         self._closed = True
-        return await asyncio.to_thread(self._close, patience)
+        return await asyncio.to_thread(self._close, seconds)
 
-    def _close(self, patience: float) -> Ending:
+    def _close(self, seconds: float) -> WorkerExit:
         if self._channel:
             self._channel.close()
         if not self._process:
-            return Ending("launch", "was never started")
+            return WorkerExit("launch", "was never started")
         try:
-            return self._ending(self._process.wait(patience))
+            return self._exit(self._process.wait(seconds))
         except subprocess.TimeoutExpired:
             self._process.kill()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
-            return Ending("silence", f"did not end within {patience:g} seconds and was killed")
+                self._process.wait(seconds)
+            return WorkerExit("timeout", f"did not end within {seconds:g} seconds and was killed")
 
-    def _ending(self, status: int) -> Ending:
-        if self._silent:
-            return Ending("silence", "made no progress and was killed")
+    def _exit(self, status: int) -> WorkerExit:
+        if self._timed_out:
+            return WorkerExit("timeout", "made no progress and was killed")
         if status >= 0:
-            return Ending("exit", f"exited with status {status}")
-        return Ending("signal", f"was ended by {_signal_in_words(-status)}")
+            return WorkerExit("exit", f"exited with status {status}")
+        return WorkerExit("signal", f"was ended by {_signal_name(-status)}")
 
     def _deliver(self, message: FromWorker) -> None:
         if not self._closed:
@@ -119,8 +119,8 @@ class WorkerProcess:
 
 
 @contextmanager
-def _ending_signals_blocked() -> Iterator[None]:
-    """A child started in here is deaf to Ctrl-C and SIGTERM from its first instruction.
+def _blocked_signals() -> Iterator[None]:
+    """A child started in here ignores Ctrl-C and SIGTERM from its first instruction.
 
     It inherits the mask, and so comes to ignore both before either can end it; it ends with its
     pipe instead.
@@ -137,7 +137,7 @@ def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) ->
         loop.call_soon_threadsafe(callback)
 
 
-def _signal_in_words(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

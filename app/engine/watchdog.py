@@ -1,4 +1,4 @@
-"""A worker that has work and says nothing is as good as dead."""
+"""Time limits of a worker: that a process is alive does not prove that it makes progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,35 +7,35 @@ _TIMES_THE_PREDICTION = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a worker may be silent, in seconds.
+class Timeouts:
+    """Seconds without progress after which a worker is killed.
 
-    ``starting``: between two signs of progress while it loads and warms up. ``working``: between
-    two steps, or ten times what the step should take, whichever is longer.
+    ``start``: between two signs of progress while it loads and warms up. ``step``: between two
+    messages while it has work, or ten times what they should take, whichever is longer.
     """
 
-    starting: float = 900.0
-    working: float = 30.0
+    start: float = 900.0
+    step: float = 30.0
 
 
 class Watchdog:
-    """Measures silence; ``clock`` is in seconds. That a process is alive proves nothing."""
+    """Measures the time since a worker last made progress; ``clock`` is in seconds."""
 
-    def __init__(self, patience: Patience, clock: Callable[[], float]) -> None:
-        self._patience = patience
+    def __init__(self, timeouts: Timeouts, clock: Callable[[], float]) -> None:
+        self._timeouts = timeouts
         self._clock = clock
-        self._heard = clock()
+        self._progress = clock()
 
-    def heard(self) -> None:
+    def progress(self) -> None:
         """The worker has made progress, or only now has something to do."""
-        self._heard = self._clock()
+        self._progress = self._clock()
 
     def left(self, turn_seconds: float | None) -> float:
-        """Seconds of patience left with a worker whose turn should take ``turn_seconds``.
+        """Seconds left for a worker whose turn should take ``turn_seconds``.
 
         ``None`` is for one that is starting.
         """
-        allowed = self._patience.starting
+        allowed = self._timeouts.start
         if turn_seconds is not None:
-            allowed = max(self._patience.working, _TIMES_THE_PREDICTION * turn_seconds)
-        return self._heard + allowed - self._clock()
+            allowed = max(self._timeouts.step, _TIMES_THE_PREDICTION * turn_seconds)
+        return self._progress + allowed - self._clock()
