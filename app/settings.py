@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.parameters import Size
+from app.parameters import ModelConfig, Size
 
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""
@@ -81,16 +81,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds after SIGTERM in which accepted requests are finished.",
     )
-    worker_silence: float = Field(
+    step_timeout: float = Field(
         default=30.0,
         gt=0,
-        description="Seconds without a finished step, or ten times what it should take if that is "
-        "longer, after which a worker is killed and replaced.",
+        description="Seconds without a finished step, or ten times what a step should take if that "
+        "is longer, after which a worker is killed and replaced.",
     )
-    start_silence: float = Field(
+    start_timeout: float = Field(
         default=900.0,
         gt=0,
-        description="Seconds without a sign of progress after which a worker that loads is killed.",
+        description="Seconds without progress after which a worker that is starting is killed.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
@@ -119,6 +119,21 @@ class Settings(BaseSettings):
         le=178_956_970,
         description="Most pixels of an uploaded picture, from its header; Pillow allows no more.",
     )
+    decoders: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        default="auto",
+        description="Uploads decoded at once, each by a process of its own; `auto`: one for each "
+        "core, at most 4.",
+    )
+    decode_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds in which an upload must be decoded; what takes longer gets 413.",
+    )
+    decode_cpu_seconds: int = Field(
+        default=20,
+        ge=1,
+        description="Seconds of the processor that decoding an upload may take; more gets 413.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="What is logged."
     )
@@ -131,6 +146,19 @@ class Settings(BaseSettings):
         description="Where traces go, as `http://collector:4318` (OTLP over HTTP); needs the "
         "extra `otel`. Empty: nowhere.",
     )
+
+    def to_model_config(self) -> ModelConfig:
+        """The part of the settings that says which checkpoint to load and how."""
+        return ModelConfig(
+            model=self.model,
+            revision=self.revision or None,
+            device=self.device,
+            dtype=self.dtype,
+            attention_slicing=self.attention_slicing,
+            vae_slicing=self.vae_slicing,
+            safety_checker=self.safety_checker == "on",
+            sizes=self.sizes,
+        )
 
     @field_validator("otlp_endpoint")
     @classmethod

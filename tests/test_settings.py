@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from app.parameters import ModelConfig
 from app.settings import Settings
 
 
@@ -79,3 +80,35 @@ def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith((".", "…")), name
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_beyond_loopback_keys_are_needed(host: str) -> None:
+    with pytest.raises(ValidationError, match="VARIATIONS_API_KEYS"):
+        Settings(host=host)
+    assert Settings(host=host, allow_anonymous=True).host == host
+    assert Settings(host=host, api_keys="a-key-of-enough-letters").host == host  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_on_loopback_no_keys_are_needed(host: str) -> None:
+    assert Settings(host=host).api_keys == ()
+
+
+def test_a_key_that_could_be_guessed_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 16 characters"):
+        Settings(api_keys="secret")  # type: ignore[arg-type]
+
+
+def test_the_model_config_is_the_part_that_concerns_the_checkpoint() -> None:
+    settings = Settings(revision="", dtype="float32", safety_checker="off", sizes=((96, 64),))
+    assert settings.to_model_config() == ModelConfig(
+        model="demo", revision=None, dtype="float32", safety_checker=False, sizes=((96, 64),)
+    )
+
+
+@pytest.mark.parametrize("name", ["STEP_TIMEOUT", "START_TIMEOUT"])
+def test_a_worker_has_time_to_do_something(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"VARIATIONS_{name}", "0")
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()

@@ -1,9 +1,7 @@
 """The application: middleware, routes, problems and one service, put together."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -14,38 +12,28 @@ from app import __version__
 from app.api import problems
 from app.api.middleware.access import Access
 from app.api.middleware.keys import Keys
-from app.api.middleware.limiter import Slots
+from app.api.middleware.limiter import Limiter
 from app.api.routes import service as pages
 from app.api.routes import variations
-from app.api.state import Engine, Service
-from app.engine.engine import Supervisor
-from app.engine.watchdog import Patience
+from app.api.state import Decoders, Engine, Service
+from app.engine import engine as engines
+from app.engine.watchdog import Timeouts
 from app.ipc.messages import Start
 from app.logs import choose_format
 from app.metrics import Metrics
+from app.pictures import sandbox
 from app.settings import Settings
 from app.tracing import tracing_to
 
 
-def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
-    """The service as an ASGI application, whose lifespan starts and stops the supervisor.
+def create_app(
+    settings: Settings, engine: Engine | None = None, decoders: Decoders | None = None
+) -> FastAPI:
+    """The service as an ASGI application, whose lifespan starts and stops engine and decoders.
 
-    Tests of what lies above the engine hand in their own ``supervisor``.
+    Tests of what lies above them hand in their own.
     """
-    metrics = Metrics(CollectorRegistry())
-    patience = Patience(starting=settings.start_silence, working=settings.worker_silence)
-    engine = supervisor or Supervisor(start_message(settings), metrics, patience)
-    tracing = tracing_to(settings.otlp_endpoint, __version__)
-    service = Service(
-        settings=settings,
-        engine=engine,
-        metrics=metrics,
-        keys=Keys([key.get_secret_value() for key in settings.api_keys]),
-        slots=Slots(settings.max_queue, settings.key_quota, engine.finishes),
-        tracing=tracing,
-        readers=ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="uploads"),
-    )
-    metrics.foresee(service.predicted_wait)
+    service = _create_service(settings, engine, decoders)
     app = FastAPI(
         title="variations",
         summary="A picture in, variations of it out.",
@@ -69,8 +57,8 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
                 "x-should-retry",
             ],
         )
-    app.add_middleware(Access, metrics=metrics, tracing=tracing)
-    tracing.instrument(app)
+    app.add_middleware(Access, metrics=service.metrics, tracing=service.tracing)
+    service.tracing.instrument(app)
     problems.install(app, keys=bool(settings.api_keys))
     app.include_router(pages.router)
     app.include_router(variations.router)
@@ -78,16 +66,9 @@ def create_app(settings: Settings, supervisor: Engine | None = None) -> FastAPI:
 
 
 def start_message(settings: Settings) -> Start:
-    """What the worker is told of the settings."""
+    """The part of the settings that the worker is told."""
     return Start(
-        model=settings.model,
-        revision=settings.revision or None,
-        device=settings.device,
-        dtype=settings.dtype,
-        attention_slicing=settings.attention_slicing,
-        vae_slicing=settings.vae_slicing,
-        safety_checker=settings.safety_checker == "on",
-        sizes=settings.sizes,
+        config=settings.to_model_config(),
         max_rows=None if settings.max_rows == "auto" else settings.max_rows,
         fixed_bucket=settings.fixed_bucket,
         log_level=settings.log_level,
@@ -95,13 +76,44 @@ def start_message(settings: Settings) -> Start:
     )
 
 
+def _create_service(
+    settings: Settings, engine: Engine | None, decoders: Decoders | None
+) -> Service:
+    metrics = Metrics(CollectorRegistry())
+    if engine is None:
+        timeouts = Timeouts(start=settings.start_timeout, step=settings.step_timeout)
+        engine = engines.Engine(start_message(settings), metrics.engine, timeouts)
+    if decoders is None:
+        limits = sandbox.Limits.of(
+            max_pixels=settings.max_pixels,
+            max_upload_bytes=settings.max_upload_bytes,
+            cpu_seconds=settings.decode_cpu_seconds,
+            seconds=settings.decode_timeout,
+        )
+        decoders = sandbox.Decoders(limits, settings.decoders, metrics.decoders)
+    service = Service(
+        settings=settings,
+        engine=engine,
+        decoders=decoders,
+        metrics=metrics,
+        keys=Keys([key.get_secret_value() for key in settings.api_keys]),
+        limiter=Limiter(settings.max_queue, settings.key_quota, engine.finishes),
+        tracing=tracing_to(settings.otlp_endpoint, __version__),
+    )
+    metrics.engine.predict_wait(service.predicted_wait)
+    return service
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    await service.engine.start()
+    await service.decoders.start()
     try:
-        yield
+        await service.engine.start()
+        try:
+            yield
+        finally:
+            await service.engine.stop()
     finally:
-        await service.engine.stop()
+        await service.decoders.stop()
         await asyncio.to_thread(service.tracing.close)
-        service.readers.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Whatever goes wrong becomes ``application/problem+json`` (RFC 9457), by one table."""
+"""Errors become ``application/problem+json`` (RFC 9457), by one table."""
 
 import difflib
 import logging
@@ -10,37 +10,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic.fields import FieldInfo
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.api.schemas import FieldProblem, Problem, VariationsForm
-from app.errors import (
-    BadInput,
-    CheckpointError,
-    CheckpointUnavailable,
-    DeadlineExceeded,
-    DeadlineOutOfReach,
-    DeviceUnavailable,
-    Draining,
-    FormatNotAllowed,
-    GenerationFailed,
-    InvalidParameter,
-    NotAPicture,
-    NotAuthorized,
-    NotReady,
-    OutOfMemory,
-    Quarantined,
-    QueueFull,
-    QuotaExceeded,
-    Refused,
-    TooLarge,
-    TooSlow,
-    VariationsError,
-    WorkerDied,
-    WorkerKilled,
-)
+from app import errors
+from app.api.schemas import FieldProblem, Problem
+from app.api.state import service_of
+from app.errors import VariationsError
 
 logger = logging.getLogger(__name__)
 
@@ -58,37 +37,38 @@ _PROBLEM = "#/components/schemas/Problem"
 
 STATUS: dict[type[VariationsError], int] = {
     VariationsError: 500,
-    BadInput: 422,
-    NotAPicture: 400,
-    FormatNotAllowed: 415,
-    TooLarge: 413,
-    TooSlow: 408,
-    InvalidParameter: 422,
-    Quarantined: 422,
-    NotAuthorized: 401,
-    Refused: 503,
-    QueueFull: 429,
-    QuotaExceeded: 429,
-    DeadlineOutOfReach: 503,
-    NotReady: 503,
-    Draining: 503,
-    DeadlineExceeded: 504,
-    GenerationFailed: 500,
-    OutOfMemory: 503,
-    WorkerKilled: 500,
-    WorkerDied: 503,
-    CheckpointError: 503,
-    CheckpointUnavailable: 503,
-    DeviceUnavailable: 503,
+    errors.BadInput: 422,
+    errors.NotAPicture: 400,
+    errors.FormatNotAllowed: 415,
+    errors.TooLarge: 413,
+    errors.TooSlow: 408,
+    errors.TooCostly: 413,
+    errors.DecoderDied: 422,
+    errors.InvalidParameter: 422,
+    errors.NotAuthorized: 401,
+    errors.Refused: 503,
+    errors.QueueFull: 429,
+    errors.QuotaExceeded: 429,
+    errors.DeadlineOutOfReach: 503,
+    errors.NotReady: 503,
+    errors.Draining: 503,
+    errors.DeadlineExceeded: 504,
+    errors.GenerationFailed: 500,
+    errors.OutOfMemory: 503,
+    errors.AttemptsExhausted: 500,
+    errors.WorkerUnavailable: 503,
+    errors.CheckpointError: 503,
+    errors.CheckpointUnavailable: 503,
+    errors.DeviceUnavailable: 503,
 }
 
 _DESCRIPTIONS = {
     400: "Not a readable picture, or not a readable form",
     401: "The API key is missing or wrong",
     408: "The body took too long to arrive",
-    413: "Too many bytes or pixels",
+    413: "Too many bytes or pixels, or too costly to decode",
     415: "A format that is not accepted",
-    422: "A parameter is missing, unknown or out of its range, or the request ended workers",
+    422: "A field is missing, unknown or out of its range, or the picture ended its decoder",
     429: "The queue is full, or the key over its quota; ask again after `Retry-After` seconds",
     500: "The pictures could not be made",
     503: "Not ready, or not to be done in time; ask again after `Retry-After` seconds, if any",
@@ -144,7 +124,7 @@ def _rename_problem(content: dict[str, Any]) -> None:
 
 
 def unexpected(scope: Scope) -> Response:
-    """The answer to an error that nobody foresaw; the log holds the rest."""
+    """The answer to an unexpected error; the log holds the rest."""
     return problem(scope, 500, "The service met an unexpected error; its log has the request_id")
 
 
@@ -154,7 +134,7 @@ def problem(
     detail: str,
     *,
     kind: type[VariationsError] | None = None,
-    errors: Sequence[FieldProblem] = (),
+    fields: Sequence[FieldProblem] = (),
     retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
@@ -166,7 +146,7 @@ def problem(
         detail=detail,
         instance=scope["path"],
         request_id=scope.get("state", {}).get("request_id", ""),
-        errors=list(errors),
+        errors=list(fields),
         retry_after=None if retry_after is None else round(retry_after, 3),
     )
     return Response(
@@ -179,15 +159,16 @@ def problem(
 
 def of_error(scope: Scope, error: VariationsError) -> Response:
     """An error of the service's own tree as a response."""
-    errors = [FieldProblem(field=error.field, message=error.message)] if isinstance(
-        error, BadInput
-    ) else []  # fmt: skip
+    message, fields = without_folders(error.message), []
+    if isinstance(error, errors.BadInput):
+        message = error.message
+        fields = [FieldProblem(field=error.field, message=message)]
     return problem(
         scope,
         status_of(type(error)),
-        error.message if isinstance(error, BadInput) else without_folders(error.message),
+        message,
         kind=type(error),
-        errors=errors,
+        fields=fields,
         retry_after=_retry_after(error),
         headers=_headers(error),
     )
@@ -201,16 +182,16 @@ def status_of(kind: type[VariationsError]) -> int:
 def _retry_after(error: VariationsError) -> float | None:
     """Seconds after which asking again makes sense, where it does."""
     match error:
-        case Refused():
+        case errors.Refused():
             return error.retry_after
-        case WorkerDied() | OutOfMemory():
+        case errors.WorkerUnavailable() | errors.OutOfMemory():
             return RETRY_UNKNOWN
         case _:
             return None
 
 
 def _retry_headers(seconds: float | None) -> dict[str, str]:
-    """Whole seconds for everybody, milliseconds for the clients that read them first."""
+    """Seconds for everybody, milliseconds for the clients that read them first."""
     if seconds is None:
         return {}
     whole, exact = max(1, math.ceil(seconds)), max(1, math.ceil(1000 * seconds))
@@ -219,20 +200,20 @@ def _retry_headers(seconds: float | None) -> dict[str, str]:
 
 def _headers(error: VariationsError) -> dict[str, str]:
     match error:
-        case WorkerKilled() | Quarantined():  # clients would try a 500 again, and end more workers
+        case errors.AttemptsExhausted():  # clients would try a 500 again, and end more workers
             return {"x-should-retry": "false"}
-        case Refused() if error.retry_after is None:
+        case errors.Refused() if error.retry_after is None:
             return {"x-should-retry": "false"}
-        case NotAuthorized():
+        case errors.NotAuthorized():
             return {"www-authenticate": "Bearer"}
-        case Draining():
+        case errors.Draining():
             return {"connection": "close"}
         case _:
             return {}
 
 
 def without_folders(message: str) -> str:
-    """What a message for whoever runs the service says to everybody: of a path the last part."""
+    """A message for whoever runs the service, made fit for everybody: of a path the last part."""
     return _FOLDERS.sub("…/", message)
 
 
@@ -241,19 +222,28 @@ def _kebab(name: str) -> str:
 
 
 async def _on_error(request: Request, error: VariationsError) -> Response:
+    if isinstance(error, errors.Refused):
+        service_of(request).metrics.http.refused(error.reason)
     if error.__cause__ is not None:
         logger.debug("%s", error.message, exc_info=error.__cause__)
     return of_error(request.scope, error)
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    known = _form_fields(request.scope)
     # An optional field is reported twice, as not of its type and as not None.
-    errors = [_field_problem(one) for one in error.errors() if one["type"] != "none_required"]
-    detail = "; ".join(f"{one.field}: {one.message}" for one in errors)
-    return problem(request.scope, 422, detail, kind=InvalidParameter, errors=errors)
+    wrong = [one for one in error.errors() if one["type"] != "none_required"]
+    fields = [_field_problem(one, known) for one in wrong]
+    detail = "; ".join(f"{one.field}: {one.message}" for one in fields)
+    return problem(request.scope, 422, detail, kind=errors.InvalidParameter, fields=fields)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    match error.__cause__:  # FastAPI makes a 400 of whatever reading the body raises
+        case VariationsError() as cause:
+            return await _on_error(request, cause)
+        case ClientDisconnect() as cause:
+            return await _on_disconnect(request, cause)
     return problem(
         request.scope, error.status_code, _http_detail(request, error), headers=error.headers
     )
@@ -274,27 +264,25 @@ def _http_detail(request: Request, error: HTTPException) -> str:
             return str(error.detail)
 
 
-def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
-    field = _field(error["loc"])
-    return FieldProblem(field=field, message=_message(field, error))
+def _form_fields(scope: Scope) -> dict[str, FieldInfo]:
+    """The fields of the form that the request's route takes, by name."""
+    body = scope["route"].body_field
+    model = body.field_info.annotation if body else None
+    return getattr(model, "model_fields", {})
 
 
-def _field(location: Sequence[str | int]) -> str:
-    names = [part for part in location[1:] if isinstance(part, str)]
-    return names[0] if names else str(location[0])
+def _field_problem(error: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> FieldProblem:
+    names = [part for part in error["loc"][1:] if isinstance(part, str)]
+    field = names[0] if names else str(error["loc"][0])
+    return FieldProblem(field=field, message=_message(field, error, known))
 
 
-def _message(field: str, error: Mapping[str, Any]) -> str:
-    if field == "image":
-        return "A picture is needed here as a file; with curl: -F image=@photo.jpg"
+def _message(field: str, error: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str:
     if error["type"] == "extra_forbidden":
-        return _unknown_field(field)
+        near = difflib.get_close_matches(field, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        return f"There is no such field; {hint}"
+    if error["type"] in ("missing", "value_error") and field in known:
+        return f"Needed here: {known[field].description}"
     given = error.get("input")
     return f"{error['msg']}, not {given[:40]!r}" if isinstance(given, str) else error["msg"]
-
-
-def _unknown_field(field: str) -> str:
-    names = list(VariationsForm.model_fields)
-    near = difflib.get_close_matches(field, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    return f"There is no such field; {hint}"

@@ -1,62 +1,58 @@
-"""Finished pictures become the JSON of an answer."""
+"""Renderers of a generation's result. The first: JSON with the pictures in base64."""
 
 import time
-from dataclasses import asdict, dataclass
-
-from starlette.responses import Response
+from dataclasses import asdict
 
 from app.api import schemas
-from app.api.middleware.admission import Admission
-from app.ipc.messages import Done
-from app.parameters import Parameters
+from app.api.timeline import Timeline
+from app.engine.generation import Result
+from app.parameters import ModelInfo, Parameters
 from app.pictures import Picture
 from app.pictures.encode import OutputFormat, encode_base64
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """All that an answer tells; ``foreseen`` are the seconds that were predicted for it."""
+def render_json(
+    result: Result,
+    *,
+    request_id: str,
+    model: ModelInfo,
+    parameters: Parameters,
+    output_format: OutputFormat,
+    timeline: Timeline,
+    predicted: float,
+) -> bytes:
+    """The answer of ``POST /variations``. Takes a while; call it in a thread.
 
-    admission: Admission
-    parameters: Parameters
-    output_format: OutputFormat
-    done: Done
-    foreseen: float
+    ``predicted`` is the prediction, in seconds, for all that followed the upload.
+    """
+    began = time.perf_counter()
+    variations = [
+        _variation(index, picture, parameters, output_format)
+        for index, picture in enumerate(result.pictures)
+    ]
+    timeline.passed("write", began)
+    answer = schemas.VariationsResponse(
+        id=request_id,
+        created=int(time.time()),
+        model=schemas.Model(id=model.id, revision=model.revision),
+        parameters=schemas.ResolvedParameters(**asdict(parameters), output_format=output_format),
+        variations=variations,
+        timings=schemas.Timings(
+            **timeline.seconds(), total=timeline.total(), predicted=predicted, steps=result.steps
+        ),
+    )
+    return answer.model_dump_json().encode()
 
-    def response(self) -> Response:
-        """Write the files and the JSON around them. Takes a while; call it in a thread."""
-        began = time.perf_counter()
-        variations = [
-            self._variation(index, picture) for index, picture in enumerate(self.done.pictures)
-        ]
-        self.admission.passed("write", began)
-        body = schemas.VariationsResponse(
-            id=self.admission.identifier,
-            created=int(time.time()),
-            model=schemas.Model(id=self.admission.model.id, revision=self.admission.model.revision),
-            parameters=schemas.ResolvedParameters(
-                **asdict(self.parameters), output_format=self.output_format
-            ),
-            variations=variations,
-            timings=self._timings(),
-        )
-        return Response(body.model_dump_json(), media_type="application/json")
 
-    def _variation(self, index: int, picture: Picture | None) -> schemas.Variation:
-        return schemas.Variation(
-            index=index,
-            seed=self.parameters.seed + index,
-            b64_json=None if picture is None else encode_base64(picture, self.output_format),
-            media_type=self.output_format.media_type,
-            width=self.parameters.width,
-            height=self.parameters.height,
-            flagged=picture is None,
-        )
-
-    def _timings(self) -> schemas.Timings:
-        return schemas.Timings(
-            **self.admission.seconds_by_stage(),
-            total=time.perf_counter() - self.admission.accepted,
-            predicted=self.foreseen,
-            steps=self.done.steps,
-        )
+def _variation(
+    index: int, picture: Picture | None, parameters: Parameters, output_format: OutputFormat
+) -> schemas.Variation:
+    return schemas.Variation(
+        index=index,
+        seed=parameters.seed_of(index),
+        b64_json=None if picture is None else encode_base64(picture, output_format),
+        media_type=output_format.media_type,
+        width=parameters.width,
+        height=parameters.height,
+        flagged=picture is None,
+    )

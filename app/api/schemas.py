@@ -1,5 +1,6 @@
 """The wire models: what a request may carry and what an answer looks like."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import File, UploadFile
@@ -12,7 +13,10 @@ from app.parameters import (
     MAX_STEPS,
     MAX_VARIATIONS,
     Fit,
+    ModelInfo,
+    Parameters,
     Scheduler,
+    Wishes,
 )
 from app.pictures.decode import FORMATS_IN_WORDS
 from app.pictures.encode import OutputFormat
@@ -45,7 +49,8 @@ class VariationsForm(BaseModel):
     image: Annotated[
         UploadFile,
         File(
-            description=f"The picture to make variations of: {FORMATS_IN_WORDS}.",
+            description=f"The picture to make variations of, as a file: {FORMATS_IN_WORDS}. "
+            "With curl: -F image=@photo.jpg",
             json_schema_extra={"format": "binary"},  # what makes documentation offer a file
         ),
     ]
@@ -94,6 +99,10 @@ class VariationsForm(BaseModel):
         OutputFormat, Field(description="File format of the variations.", examples=["png"])
     ] = OutputFormat.PNG
 
+    def wishes(self) -> Wishes:
+        """All that the form asks of the model."""
+        return Wishes(**self.model_dump(exclude={"image", "output_format"}))
+
 
 class Model(BaseModel):
     """The checkpoint that made the pictures."""
@@ -102,17 +111,10 @@ class Model(BaseModel):
     revision: str | None
 
 
-class ResolvedParameters(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ResolvedParameters(Parameters):
     """Every parameter as it was used, defaults filled in."""
 
-    n: int
-    guidance_scale: float
-    num_inference_steps: int
-    scheduler: Scheduler
-    seed: int
-    width: int
-    height: int
-    fit: Fit
     output_format: OutputFormat
 
 
@@ -121,8 +123,10 @@ class Variation(BaseModel):
 
     index: int
     seed: int = Field(description="With n=1 and this seed the same picture comes again.")
-    b64_json: str | None = Field(description="The file in base64; null if flagged.")
-    media_type: str
+    b64_json: str | None = Field(
+        description="The file in base64; null if flagged.", examples=["iVBORw0KGgo="]
+    )
+    media_type: str = Field(examples=["image/png"])
     width: int
     height: int
     flagged: bool = Field(description="The safety checker stopped this picture.")
@@ -131,10 +135,10 @@ class Variation(BaseModel):
 class Timings(BaseModel):
     """Seconds by stage, and the number of UNet calls the request took part in.
 
-    ``upload`` until the body was there, ``read`` until it was pixels; ``queue`` is all waiting
-    before the first step, ``safety`` the check of the pictures, ``write`` the making of files.
-    ``total`` runs from acceptance to the end. ``predicted`` is what was foreseen, once the upload
-    was there, for all that followed.
+    ``upload``: the body arrives · ``read``: it becomes the encoder's input · ``queue``: all waiting
+    before the first step · ``encode``, ``denoise``, ``decode``: the model works · ``safety``: the
+    pictures are checked · ``write``: files are made of them. ``total`` runs from acceptance to the
+    end. ``predicted`` is the prediction for all that followed the upload.
     """
 
     upload: float
@@ -153,55 +157,11 @@ class Timings(BaseModel):
 class VariationsResponse(BaseModel):
     """The answer of ``POST /variations``."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "5f0d4b6ab1ea4be2a5f6e3a3a4f5c7d8.09f1b2c3",
-                    "created": 1790000000,
-                    "model": {"id": "demo", "revision": None},
-                    "parameters": {
-                        "n": 1,
-                        "guidance_scale": 3.0,
-                        "num_inference_steps": 25,
-                        "scheduler": "dpmsolver++",
-                        "seed": 7,
-                        "width": 512,
-                        "height": 512,
-                        "fit": "squash",
-                        "output_format": "png",
-                    },
-                    "variations": [
-                        {
-                            "index": 0,
-                            "seed": 7,
-                            "b64_json": "iVBORw0KGgo=",
-                            "media_type": "image/png",
-                            "width": 512,
-                            "height": 512,
-                            "flagged": False,
-                        }
-                    ],
-                    "timings": {
-                        "upload": 0.01,
-                        "read": 0.01,
-                        "queue": 0.01,
-                        "encode": 0.03,
-                        "denoise": 1.2,
-                        "decode": 0.06,
-                        "safety": 0.02,
-                        "write": 0.02,
-                        "total": 1.4,
-                        "predicted": 1.35,
-                        "steps": 25,
-                    },
-                }
-            ]
-        }
+    id: str = Field(
+        description="Begins with the header x-request-id; in the logs as well.",
+        examples=["9b2f6b3c0f6a4d0f8f1c0a0f5a6f7e11.09f1b2c3"],
     )
-
-    id: str = Field(description="Begins with the header x-request-id; in the logs as well.")
-    created: int = Field(description="Unix time of the answer.")
+    created: int = Field(description="Unix time of the answer.", examples=[1790000000])
     model: Model
     parameters: ResolvedParameters
     variations: list[Variation]
@@ -209,41 +169,26 @@ class VariationsResponse(BaseModel):
 
 
 class FieldProblem(BaseModel):
-    """What was wrong with one field."""
+    """One field and what was wrong with it."""
 
-    field: str
-    message: str
+    field: str = Field(examples=["n"])
+    message: str = Field(examples=["Input should be less than or equal to 8, not '9'"])
 
 
 class Problem(BaseModel):
     """An error, after RFC 9457 (``application/problem+json``)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:variations:invalid-parameter",
-                    "title": "Parameter not valid",
-                    "status": 422,
-                    "detail": "n: Input should be less than or equal to 8, not '9'",
-                    "instance": "/variations",
-                    "request_id": "9b2f6b3c0f6a4d0f8f1c0a0f5a6f7e11",
-                    "errors": [
-                        {
-                            "field": "n",
-                            "message": "Input should be less than or equal to 8, not '9'",
-                        }
-                    ],
-                }
-            ]
-        }
+    type: str = Field(
+        description="The kind of problem; the same word for the same kind.",
+        examples=["urn:variations:invalid-parameter"],
     )
-
-    type: str = Field(description="What kind of problem; the same word for the same kind.")
-    title: str
-    status: int
-    detail: str = Field(description="What was wrong here, and what would be right.")
-    instance: str = Field(description="The path that was asked.")
+    title: str = Field(examples=["Parameter not valid"])
+    status: int = Field(examples=[422])
+    detail: str = Field(
+        description="What was wrong here, and what would be right.",
+        examples=["n: Input should be less than or equal to 8, not '9'"],
+    )
+    instance: str = Field(description="The path that was asked.", examples=["/variations"])
     request_id: str = Field(description="Also in the header x-request-id and in the log.")
     errors: list[FieldProblem] = Field(description="Field by field, where fields were wrong.")
     retry_after: float | None = Field(
@@ -258,7 +203,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """The answer of ``GET /readyz``: why it is ready or not, and how far along."""
+    """The answer of ``GET /readyz``: the state of the service and the reason for it."""
 
     status: str = Field(
         description="starting, ready, down, draining, stopped or failed.", examples=["starting"]
@@ -272,21 +217,7 @@ class Readiness(BaseModel):
 class Index(BaseModel):
     """The answer of ``GET /``."""
 
-    class ServedModel(BaseModel):
-        """What the loaded checkpoint is, and what a request that names nothing gets."""
-
-        id: str
-        revision: str | None
-        guidance_scale: float
-        num_inference_steps: int
-        scheduler: Scheduler
-        fit: Fit
-        sizes: list[tuple[int, int]]
-        device: str
-        dtype: str
-        safety_checker: bool
-
     name: str
     version: str
-    model: ServedModel | None = Field(description="Null until the service is ready.")
+    model: ModelInfo | None = Field(description="Null until the service is ready.")
     links: dict[str, str]

@@ -1,4 +1,4 @@
-"""Runs the application: one process, one port, quiet logs, a clean end."""
+"""Runs the application: one process, one port, a clean end."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ import uvicorn
 from app import logs
 from app.api.application import create_app
 from app.api.middleware.connections import Connections, most_connections
-from app.api.state import Engine, Service
+from app.api.state import Decoders, Engine, Service
 from app.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,11 +25,13 @@ _LOOK_AGAIN_SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, supervisor: Engine | None = None) -> None:
+def serve(
+    settings: Settings, engine: Engine | None = None, decoders: Decoders | None = None
+) -> None:
     """Serve until the first SIGINT or SIGTERM; what was accepted is still answered.
 
     A second signal ends it at once. Exits with status 1 where the port cannot be had.
-    ``supervisor`` is as for :func:`create_app`.
+    ``engine`` and ``decoders`` are as for :func:`create_app`.
     """
     logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
     try:
@@ -39,7 +41,7 @@ def serve(settings: Settings, supervisor: Engine | None = None) -> None:
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
             "Choose another address with VARIATIONS_HOST and VARIATIONS_PORT."
         )
-    app = create_app(settings, supervisor)
+    app = create_app(settings, engine, decoders)
     config = uvicorn.Config(
         app, lifespan="on", log_config=None, access_log=False, server_header=False, ws="none"
     )
@@ -95,7 +97,7 @@ class Server(uvicorn.Server):
             left = self._drain_until - time.monotonic()
             # What is written may have slow readers; they have what is left of the time.
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left))
-            if not self.service.slots.taken:
+            if not self.service.limiter.taken:
                 self.should_exit = True
             elif time.monotonic() > self._drain_until:
                 logger.error("Not everything was answered within the drain time; stopping")
@@ -112,7 +114,7 @@ class Server(uvicorn.Server):
             self._watch.cancel()
 
     async def _cut_short(self) -> None:
-        """What uvicorn leaves out when it is forced: answer who still waits, end the worker."""
+        """Answer who still waits and end the worker: uvicorn, when forced, leaves both out."""
         waiting = tuple(self.server_state.tasks)
         for task in waiting:
             task.cancel()

@@ -1,20 +1,18 @@
-"""What the handlers share: settings, engine, metrics, the slots and the picture threads."""
+"""The state that the handlers share, and what they need of the engine and the decoders."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
 from app.api.middleware.keys import Keys
-from app.api.middleware.limiter import Slots
+from app.api.middleware.limiter import Limiter
+from app.engine.generation import Generation
 from app.errors import Draining, NotReady
-from app.ipc.messages import Done
 from app.metrics import Metrics
-from app.parameters import ModelInfo, Parameters
-from app.pictures import Picture
+from app.parameters import Condition, EncoderInput, Fit, ModelInfo, Parameters
+from app.pictures.fit import Preprocessing
 from app.scheduling.forecast import Span
 from app.settings import Settings
 from app.tracing import Tracing
@@ -22,26 +20,9 @@ from app.tracing import Tracing
 RETRY_NOT_READY = 5.0
 """Seconds after which to ask a service again that is not ready."""
 
-T = TypeVar("T")
 
-
-def defaults(model: ModelInfo) -> Parameters:
-    """One picture of what the checkpoint makes by default."""
-    width, height = model.sizes[0]
-    return Parameters(
-        n=1,
-        guidance_scale=model.guidance_scale,
-        num_inference_steps=model.num_inference_steps,
-        scheduler=model.scheduler,
-        seed=0,
-        width=width,
-        height=height,
-        fit=model.fit,
-    )
-
-
-class State(Protocol):
-    """How the worker is: ``phase`` in one word, ``reason`` in a sentence, ``fraction`` 0–1."""
+class WorkerState(Protocol):
+    """The worker's state: ``phase`` in one word, ``reason`` in a sentence, ``fraction`` 0–1."""
 
     @property
     def phase(self) -> str: ...
@@ -52,49 +33,57 @@ class State(Protocol):
 
 
 class Engine(Protocol):
-    """What HTTP needs of the engine; :class:`app.engine.engine.Supervisor` is the real one."""
+    """The part of the engine that HTTP needs; :class:`app.engine.engine.Engine` is the real one."""
 
     @property
-    def state(self) -> State: ...
+    def state(self) -> WorkerState: ...
     @property
     def model(self) -> ModelInfo | None: ...
     @property
+    def preprocessing(self) -> Preprocessing | None: ...
+    @property
     def max_rows(self) -> int | None: ...
-
     @property
     def accepting(self) -> bool: ...
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
-    def foresee(self, parameters: Parameters) -> Span:
-        """When a request would start and be finished if it were accepted now, in seconds."""
-        ...
 
-    def takes(self, parameters: Parameters) -> float:
+    def predict(self, parameters: Parameters) -> Span:
+        """Seconds until a request would start and be finished if it were accepted now."""
+
+    def fastest(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as quickly as ever seen."""
-        ...
 
     def may_try(self) -> bool:
-        """Whether to take a request though it seems to take too long, to see whether it does."""
-        ...
+        """True where a request may be taken to see whether it still takes as long as predicted."""
 
     def finishes(self) -> Mapping[str, float]:
         """Seconds until every accepted request will be finished, by its id."""
-        ...
 
     def ready_in(self) -> float | None:
         """Seconds until there should be a worker; ``None`` where there will be none."""
-        ...
 
-    async def run(
-        self,
-        request_id: str,
-        read: Callable[[], Awaitable[Picture]],
-        parameters: Parameters,
-        fingerprint: bytes,
-    ) -> Done:
-        """Make the variations. Cancelling the task cancels the work."""
-        ...
+    def submit(self, request_id: str, parameters: Parameters, condition: Condition) -> Generation:
+        """Accept a request. Raises :class:`NotReady`."""
+
+
+class Decoders(Protocol):
+    """Processes that decode uploads; :class:`app.pictures.sandbox.Decoders` is the real one."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+    async def decode(
+        self, read: Callable[[], Awaitable[bytes]], *, fit: Fit, preprocessing: Preprocessing
+    ) -> EncoderInput:
+        """The upload as the encoder takes it. Raises :class:`app.errors.BadInput`.
+
+        Cancelling the awaiting task ends the decoding.
+        """
 
 
 @dataclass(slots=True)
@@ -103,29 +92,31 @@ class Service:
 
     settings: Settings
     engine: Engine
+    decoders: Decoders
     metrics: Metrics
     keys: Keys
-    slots: Slots
+    limiter: Limiter
     tracing: Tracing
-    readers: ThreadPoolExecutor
-    """Where uploads become pixels. Answers are written elsewhere: none waits for a slow upload."""
     draining: bool = False
     """About to end: nothing new is accepted, and what was accepted is finished."""
 
-    def model(self) -> ModelInfo:
-        """The model to make variations with; raises :class:`NotReady` where none are accepted."""
+    def model(self) -> tuple[ModelInfo, Preprocessing]:
+        """The model that makes the variations, and what its encoder takes.
+
+        Raises :class:`Draining` or :class:`NotReady` where no request is accepted.
+        """
         if self.draining:
             raise Draining(
                 "The service is shutting down; another instance may take the request",
                 retry_after=RETRY_NOT_READY,
             )
-        model = self.engine.model
-        if model is None or not self.engine.accepting:
+        model, preprocessing = self.engine.model, self.engine.preprocessing
+        if model is None or preprocessing is None or not self.engine.accepting:
             raise NotReady(
                 f"The service is not ready: {self.engine.state.reason}",
                 retry_after=self.engine.ready_in(),
             )
-        return model
+        return model, preprocessing
 
     def predicted_wait(self) -> float:
         """Seconds that a request for one picture would wait for its first step.
@@ -135,11 +126,7 @@ class Service:
         model = self.engine.model
         if model is None or not self.engine.accepting:
             return 0.0
-        return self.engine.foresee(defaults(model)).started
-
-    async def read(self, function: Callable[[], T]) -> T:
-        """Run the reading of an upload off the event loop, a bounded number at once."""
-        return await asyncio.get_running_loop().run_in_executor(self.readers, function)
+        return self.engine.predict(model.defaults()).started
 
 
 def service_of(connection: HTTPConnection) -> Service:

@@ -8,38 +8,44 @@ import pytest
 from app.api.application import create_app
 from app.settings import Settings
 from tests.support.client import Post
-from tests.support.fakes import FakeEngine
-from tests.support.serving import serving
+from tests.support.fakes import FakeDecoders, FakeEngine
+from tests.support.serving import Served, serving
 
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    """What a module's tests are served with; a module overrides it for others."""
+    """The settings that a module's tests are served with; a module overrides it for others."""
     return Settings()
 
 
 @pytest.fixture(scope="module")
-def served(settings: Settings) -> Iterator[tuple[str, FakeEngine]]:
+def served(settings: Settings) -> Iterator[Served]:
     """One server for all tests of a module."""
-    engine = FakeEngine()
-    with serving(create_app(settings, engine)) as base:
-        yield base, engine
+    engine, decoders = FakeEngine(), FakeDecoders(settings)
+    with serving(create_app(settings, engine, decoders)) as base:
+        yield Served(base, engine, decoders)
 
 
 @pytest.fixture
-def engine(served: tuple[str, FakeEngine]) -> FakeEngine:
-    served[1].reset()
-    return served[1]
+def engine(served: Served) -> FakeEngine:
+    served.engine.reset()
+    return served.engine
 
 
 @pytest.fixture
-def url(served: tuple[str, FakeEngine], engine: FakeEngine) -> str:
-    return served[0]
+def decoders(served: Served) -> FakeDecoders:
+    served.decoders.reset()
+    return served.decoders
+
+
+@pytest.fixture
+def url(served: Served, engine: FakeEngine, decoders: FakeDecoders) -> str:
+    return served.url
 
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

@@ -8,17 +8,20 @@ import pytest
 from app import errors
 from app.api import problems
 from app.errors import (
+    AttemptsExhausted,
     BadInput,
     DeadlineExceeded,
+    DecoderDied,
     GenerationFailed,
     NotReady,
     QueueFull,
     Refused,
+    TooCostly,
     VariationsError,
-    WorkerDied,
+    WorkerUnavailable,
 )
 from tests.support.client import Post
-from tests.support.fakes import FakeEngine, FakeState
+from tests.support.fakes import FakeDecoders, FakeEngine, FakeState
 from tests.support.problems import assert_problem
 
 
@@ -43,7 +46,7 @@ def test_every_error_class_stands_in_the_tree_of_the_docstring() -> None:
         (QueueFull("full", retry_after=1.2), 429, "queue-full"),
         (NotReady("not yet", retry_after=3), 503, "not-ready"),
         (GenerationFailed("it broke"), 500, "generation-failed"),
-        (WorkerDied("it died"), 503, "worker-died"),
+        (WorkerUnavailable("it died"), 503, "worker-unavailable"),
         (DeadlineExceeded("too late"), 504, "deadline-exceeded"),
         (BadInput("bad", field="image"), 422, "bad-input"),
     ],
@@ -57,8 +60,33 @@ def test_an_error_of_the_engine_is_told_to_the_caller(
     assert body["type"] == f"urn:variations:{kind}"
     assert (body["title"], body["detail"]) == (error.title, error.message)
     assert body["instance"] == "/variations"
-    if isinstance(error, Refused | WorkerDied):
+    if isinstance(error, Refused | WorkerUnavailable):
         assert int(response.headers["retry-after"]) >= 1
+
+
+def test_a_request_that_ended_its_workers_is_not_to_be_sent_again(
+    post: Post, engine: FakeEngine
+) -> None:
+    engine.error = AttemptsExhausted("three workers ended")
+    response = post()
+    assert_problem(response, 500)
+    assert response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TooCostly("it takes more than 20 seconds", field="image"), 413),
+        (DecoderDied("it ended before it was done", field="image"), 422),
+    ],
+)
+def test_a_picture_that_its_decoder_could_not_decode_is_a_problem_of_the_field_image(
+    post: Post, engine: FakeEngine, decoders: FakeDecoders, error: BadInput, status: int
+) -> None:
+    decoders.error = error
+    (found,) = assert_problem(post(), status)["errors"]
+    assert found == {"field": "image", "message": error.message}
+    assert not engine.parameters
 
 
 def test_a_retry_after_is_rounded_up_to_whole_seconds(post: Post, engine: FakeEngine) -> None:
@@ -66,7 +94,7 @@ def test_a_retry_after_is_rounded_up_to_whole_seconds(post: Post, engine: FakeEn
     assert post().headers["retry-after"] == "2"
 
 
-def test_an_unforeseen_error_is_a_500_that_tells_nothing_of_the_inside(
+def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
     post: Post, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.error = ZeroDivisionError("secret inside")

@@ -101,7 +101,7 @@ def test_single_steps_hold_rows_of_requests_with_different_solvers_and_step_coun
     ]
 
     def steps_over(name: str, bound: str) -> float:
-        """How many steps held more than ``bound`` of these."""
+        """The number of steps that held more than ``bound`` of these."""
         name = f"variations_step_{name}"
         total = value(client, f"{name}_count")
         return total - value(client, f"{name}_bucket", {"le": bound})

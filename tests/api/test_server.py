@@ -17,17 +17,17 @@ HOLDING = """
 import signal
 from app.api.server import serve
 from app.settings import Settings
-from tests.support.fakes import FakeEngine
+from tests.support.fakes import FakeDecoders, FakeEngine
 
 class Holding(FakeEngine):
-    async def run(self, *request):
+    def submit(self, *request):
         print("began", flush=True)
-        return await super().run(*request)
+        return super().submit(*request)
 
 engine = Holding()
-engine.hold = True
-signal.signal(signal.SIGUSR1, lambda *_: engine.release())
-serve(Settings(), engine)
+engine.gate.held = True
+signal.signal(signal.SIGUSR1, lambda *_: engine.gate.open())
+serve(Settings(), engine, FakeDecoders())
 """
 
 

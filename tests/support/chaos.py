@@ -49,9 +49,9 @@ class Victim:
         """One number from /metrics."""
         return value(self.scraper, f"variations_{name}", labels)
 
-    def deaths(self) -> dict[str, int]:
+    def exits(self) -> dict[str, int]:
         """Workers that ended, by cause."""
-        causes = ("signal", "silence", "exit")
+        causes = ("signal", "timeout", "exit")
         return {cause: int(self.count("worker_restarts_total", cause=cause)) for cause in causes}
 
     @property

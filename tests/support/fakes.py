@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of what lies above the engine."""
+"""An engine without a model and decoders without processes, for tests of what lies above them."""
 
 import asyncio
 import threading
@@ -8,23 +8,39 @@ from time import perf_counter
 
 import numpy as np
 
-from app.ipc.messages import Done, Stage
-from app.parameters import Fit, ModelInfo, Parameters, Scheduler
+from app.engine.generation import Generation
+from app.errors import Refused, VariationsError
+from app.ipc.messages import Stage
+from app.parameters import Condition, EncoderInput, Fit, ModelInfo, Parameters
 from app.pictures import Picture
+from app.pictures.decode import decode
+from app.pictures.fit import Preprocessing
 from app.scheduling.forecast import Span
+from app.settings import Settings
+from tests.support.requests import MODEL, PREPROCESSING
 
-MODEL = ModelInfo(
-    id="fake",
-    revision="v1",
-    guidance_scale=3.0,
-    num_inference_steps=4,
-    scheduler=Scheduler.DDIM,
-    fit=Fit.SQUASH,
-    sizes=((64, 64), (96, 64)),
-    device="cpu",
-    dtype="float32",
-    safety_checker=True,
-)
+
+class Gate:
+    """Holds what passes while ``held`` is true; :meth:`open` is called from the test's thread."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.reached = threading.Semaphore(0)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened = asyncio.Event()
+
+    async def passed(self) -> None:
+        """Wait while it is held."""
+        self._loop = asyncio.get_running_loop()
+        self.reached.release()
+        if self.held:
+            await self._opened.wait()
+
+    def open(self) -> None:
+        """Let everything pass."""
+        self.held = False
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._opened.set)
 
 
 @dataclass(slots=True)
@@ -37,92 +53,125 @@ class FakeState:
 
 
 class FakeEngine:
-    """Answers with noise of the seed; can be told to hold, to fail or to flag.
+    """Makes noise of the seed, over real generations; can be told to hold, to fail or to flag.
 
-    While ``hold`` is true, a request runs until it is cancelled or :meth:`release` is called.
-    ``began`` and ``cancelled`` are set from the server's thread, for tests to wait on.
+    While ``gate`` is held, a request runs until it is cancelled or the gate is opened.
+    ``gone`` is set from the server's thread when a request is cancelled.
     """
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._making: set[asyncio.Task[None]] = set()
         self.reset()
 
     def reset(self) -> None:
         """Be as new, for the next test on the same server."""
         self.state = FakeState()
         self.model: ModelInfo | None = MODEL
+        self.preprocessing: Preprocessing | None = PREPROCESSING
         self.max_rows: int | None = 8
-        self.hold = False
+        self.gate = Gate()
+        self.gone = threading.Event()
         self.error: Exception | None = None
         self.flagged: frozenset[int] = frozenset()
-        self.pictures: list[Picture] = []
         self.parameters: list[Parameters] = []
-        self.foreseen = Span(0.5, 1.5)
+        self.conditions: list[Condition] = []
+        self.predicted = Span(0.5, 1.5)
         self.ends: dict[str, float] = {}
-        self.trying = False
-        self.began = threading.Semaphore(0)
-        self.cancelled = threading.Event()
-        self._released = asyncio.Event()
+        self.trials = 0
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        pass
 
     async def stop(self) -> None:
         pass
-
-    def release(self) -> None:
-        """Let everything go on that is held; called from the test's thread."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._released.set)
 
     @property
     def accepting(self) -> bool:
         return self.state.phase == "ready"
 
-    def foresee(self, parameters: Parameters) -> Span:
-        return self.foreseen
+    def predict(self, parameters: Parameters) -> Span:
+        return self.predicted
 
-    def takes(self, parameters: Parameters) -> float:
-        return self.foreseen.finished - self.foreseen.started
+    def fastest(self, parameters: Parameters) -> float:
+        return self.predicted.finished - self.predicted.started
 
     def finishes(self) -> dict[str, float]:
         return self.ends
 
     def may_try(self) -> bool:
-        return self.trying
+        """So many ``trials`` are left."""
+        self.trials -= 1
+        return self.trials >= 0
 
     def ready_in(self) -> float | None:
         return 0.0 if self.accepting else None if self.state.phase == "failed" else 2.5
 
-    async def run(
-        self,
-        request_id: str,
-        read: Callable[[], Awaitable[Picture]],
-        parameters: Parameters,
-        fingerprint: bytes,
-    ) -> Done:
-        self.pictures.append(await read())
+    def submit(self, request_id: str, parameters: Parameters, condition: Condition) -> Generation:
         self.parameters.append(parameters)
-        self.began.release()
-        if self.error is not None:
-            raise self.error
-        if self.hold:
-            await self._wait()
-        made = tuple(self._picture(parameters, index) for index in range(parameters.n))
+        self.conditions.append(condition)
+        generation = Generation(request_id, parameters, condition, self)
+        match self.error:
+            case None:
+                task = asyncio.create_task(self._make(generation))
+                self._making.add(task)
+                task.add_done_callback(self._making.discard)
+            case VariationsError() as error if not isinstance(error, Refused):
+                generation.fail(error)
+            case error:
+                raise error
+        return generation
+
+    def cancelled(self, generation: Generation) -> None:
+        self.gone.set()
+
+    def watched(self, generation: Generation) -> None:
+        pass
+
+    async def _make(self, generation: Generation) -> None:
+        await self.gate.passed()
+        for index in range(generation.parameters.n):
+            generation.keep(index, self._picture(generation.parameters, index))
         now = perf_counter()
         stages = (Stage("encode", now, now + 0.2), Stage("denoise", now + 0.2, now + 0.5))
-        return Done(request_id, made, stages, parameters.num_inference_steps)
-
-    async def _wait(self) -> None:
-        try:
-            await self._released.wait()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        generation.finish(stages, generation.parameters.num_inference_steps)
 
     def _picture(self, parameters: Parameters, index: int) -> Picture | None:
         if index in self.flagged:
             return None
-        noise = np.random.default_rng(parameters.seed + index)
+        noise = np.random.default_rng(parameters.seed_of(index))
         shape = (parameters.height, parameters.width, 3)
         return noise.integers(0, 256, shape, dtype=np.uint8)
+
+
+class FakeDecoders:
+    """Decodes in a thread of this process; can be told to hold, or to fail."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._max_pixels = (settings or Settings()).max_pixels
+        self.waiting = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Be as new, for the next test on the same server."""
+        self.gate = Gate()
+        self.gone = threading.Event()
+        self.error: VariationsError | None = None
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def decode(
+        self, read: Callable[[], Awaitable[bytes]], *, fit: Fit, preprocessing: Preprocessing
+    ) -> EncoderInput:
+        try:
+            await self.gate.passed()
+        except asyncio.CancelledError:
+            self.gone.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        picture = await asyncio.to_thread(decode, await read(), max_pixels=self._max_pixels)
+        return preprocessing(picture, fit)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -18,7 +18,7 @@ END_SECONDS = 60
 
 @dataclass(slots=True)
 class ServiceProcess:
-    """A running service; what it printed so far is in ``lines``."""
+    """A running service; the lines that it printed so far are in ``lines``."""
 
     process: subprocess.Popen[str]
     log_file: IO[str]
@@ -42,16 +42,19 @@ class ServiceProcess:
 
     @property
     def worker_pid(self) -> int | None:
-        """The process id of the worker, the service's only child, while there is one."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        """The process id of the worker, the child that runs ``app.worker``, while there is one."""
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for pid in children.read_text().split():
+                with suppress(OSError):  # it has just ended
+                    if b"app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        return int(pid)
+        return None
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """The exit status, once it has ended."""
         return self.process.wait(END_SECONDS)
 
     def log(self) -> str:

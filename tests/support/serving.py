@@ -4,13 +4,24 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.api.server import listen
+from tests.support.fakes import FakeDecoders, FakeEngine
 
-START_SECONDS = 30
+START_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A served application, and the fakes behind it."""
+
+    url: str
+    engine: FakeEngine
+    decoders: FakeDecoders
 
 
 class _Server(uvicorn.Server):

@@ -31,7 +31,7 @@ _PROBES = ("/healthz", "/readyz", "/metrics")
 
 
 class Access:
-    """Wraps the application; the only place that sees every answer, the unforeseen too."""
+    """Wraps the application; the only place that sees every answer, to unexpected errors too."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
         self.app = app
@@ -49,7 +49,7 @@ class Access:
             self._record(exchange)
 
     async def _answer(self, exchange: "_Exchange", receive: Receive) -> None:
-        """Run the application; what it did not foresee is answered here, once, without a trace."""
+        """Run the application; an unexpected error is answered here, without its traceback."""
         scope, send = exchange.scope, exchange.send
         try:
             await self.app(scope, receive, send)
@@ -74,7 +74,7 @@ class Access:
         status = exchange.status or problems.CLIENT_GONE
         seconds = time.perf_counter() - exchange.began
         trace_id = self.tracing.trace_id(Headers(scope=exchange.scope).get("traceparent", ""))
-        self.metrics.request(_route(exchange.scope), status, seconds)
+        self.metrics.http.request(_route(exchange.scope), status, seconds)
         logger.log(
             logging.DEBUG if exchange.scope["path"] in _PROBES else logging.INFO,
             "%s %s %d %.3fs id=%s",

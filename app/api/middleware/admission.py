@@ -1,151 +1,114 @@
-"""What stands before a route with a body: refusals that need no body, and bounds on the rest."""
+"""Admission to a route with a body: refusals that need no body, and bounds on the rest."""
 
 import asyncio
 import math
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, get_args
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.state import Service, service_of
+from app.api.state import Engine, Service, service_of
+from app.api.timeline import Timeline
 from app.errors import (
     DeadlineExceeded,
     DeadlineOutOfReach,
     InvalidParameter,
-    Refused,
     TooLarge,
     TooSlow,
-    VariationsError,
 )
-from app.ipc.messages import Stage, StageName
-from app.parameters import ModelInfo
+from app.parameters import ModelInfo, Parameters
+from app.pictures.fit import Preprocessing
+from app.settings import Settings
 
 TIMEOUT_HEADER = "x-request-timeout"
 
 _PIECE_BYTES = 2**16
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """An admitted request; lives in ``request.state.admission``.
 
-    ``accepted`` is when, by ``perf_counter``, and ``seconds`` how long it may take from then on.
-    ``model`` was there to make its pictures, so it is not refused because the service drains now.
-    ``stages`` gathers where the time goes in this process.
+    ``seconds`` is how long it may take from its acceptance on. ``model`` and its ``preprocessing``
+    were there to make its pictures, so it is not refused because the service drains now.
     """
 
-    identifier: str
+    request_id: str
     model: ModelInfo
-    accepted: float
+    preprocessing: Preprocessing
     seconds: float
-    stages: list[Stage] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
+    is_trial: bool = False
+    """It is made though it is predicted to be late, to see whether it is."""
 
-    def passed(self, stage: StageName, since: float) -> float:
-        """The request was in a stage from ``since`` until now, which is returned."""
-        now = time.perf_counter()
-        self.stages.append(Stage(stage, since, now))
-        return now
+    def predict(self, engine: Engine, parameters: Parameters) -> float:
+        """Seconds until the pictures would be done if they were submitted now.
 
-    def seconds_by_stage(self) -> dict[StageName, float]:
-        """Where the time went so far; no stage is left out."""
-        seconds: dict[StageName, float] = dict.fromkeys(get_args(StageName), 0.0)
-        for stage in self.stages:
-            seconds[stage.name] += stage.ended - stage.began
-        return seconds
-
-    def check_reach(self, finished: float, takes: float, may_try: Callable[[], bool]) -> None:
-        """Refuse what will be finished only ``finished`` seconds from now, if that is too late.
-
-        With nothing else to do it would take ``takes`` seconds; if that is too long already, there
-        is no use in coming back. Otherwise ``may_try`` may say that it is tried all the same.
+        Raises :class:`DeadlineOutOfReach` where that is too late; without a ``Retry-After`` where
+        they would take too long even with nothing else to do.
         """
-        left = self.accepted + self.seconds - time.perf_counter()
-        if finished <= left or (takes <= left and may_try()):
-            return
-        never = takes > self.seconds
+        finished, fastest = engine.predict(parameters).finished, engine.fastest(parameters)
+        left = self.seconds - self.timeline.total()
+        if finished > left and fastest <= left:
+            self.is_trial = self.is_trial or engine.may_try()
+        if finished <= left or (fastest <= left and self.is_trial):
+            return finished
+        never = fastest > self.seconds
         raise DeadlineOutOfReach(
             f"The pictures would be done in about {finished:.1f} s, and {left:.1f} s are left of "
             f"the {self.seconds:g} s that this request may take"
-            + (f"; with nothing else to do they take {takes:.1f} s" if never else ""),
+            + (f"; with nothing else to do they take {fastest:.1f} s" if never else ""),
             retry_after=None if never else finished - left,
         )
 
 
 class AdmittedRoute(APIRoute):
-    """A route whose requests are admitted first: ready, a good key, small enough, a place free.
+    """A route whose requests are admitted before FastAPI reads their forms.
 
-    FastAPI reads the whole form before it calls anything of ours; this stands before that.
+    An admitted request counts in the limiter until its caller has taken the whole answer.
     """
 
-    def get_route_handler(self) -> Handler:
-        answer = super().get_route_handler()
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # which says so
+            return
+        connection = HTTPConnection(scope)
+        service = service_of(connection)
+        caller = service.keys.caller(connection.headers)
+        admission = connection.state.admission = _admit(service, connection)
+        with service.limiter.admit(admission.request_id, caller):
+            async with _deadline(admission.seconds) as deadline:
 
-        async def admitted(request: Request) -> Response:
-            service = service_of(request)
-            try:
-                return await _admit(service, request, answer)
-            except Refused as refusal:
-                service.metrics.refused(refusal.reason)
-                raise
+                async def answer(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        deadline.reschedule(None)  # from here on a slow caller has other limits
+                    await _send_in_pieces(message, send)
 
-        return admitted
+                await super().handle(scope, _bounded(receive, service.settings), answer)
 
 
-async def _admit(service: Service, request: Request, answer: Handler) -> Response:
-    caller = service.keys.caller(request.headers)
-    model = service.model()
-    _check_content_type(request.headers)
-    _check_declared_length(request.headers, service.settings.max_upload_bytes)
-    admission = Admission(
+def _admit(service: Service, connection: HTTPConnection) -> Admission:
+    """Raises whatever can be said against the request without its body."""
+    model, preprocessing = service.model()
+    _check_content_type(connection.headers)
+    _check_declared_length(connection.headers, service.settings.max_upload_bytes)
+    return Admission(
         # One search finds a request in every log; the tail tells apart callers that repeat ids.
-        identifier=f"{request.state.request_id}.{uuid.uuid4().hex[:8]}",
+        request_id=f"{connection.state.request_id}.{uuid.uuid4().hex[:8]}",
         model=model,
-        accepted=time.perf_counter(),
-        seconds=_seconds(request.headers, service.settings.request_timeout),
+        preprocessing=preprocessing,
+        seconds=_seconds(connection.headers, service.settings.request_timeout),
     )
-    request.state.admission = admission
-    with ExitStack() as place:
-        place.enter_context(service.slots.place(admission.identifier, caller))
-        async with _deadline(admission.seconds):
-            response = await _read_and_answer(answer, _bounded(request, service))
-        return _Held(response, place.pop_all())
-
-
-class _Held(Response):
-    """A response that keeps the request's place in the queue until its client has taken it.
-
-    It goes out in pieces, each of which waits for the client: a server takes a whole body at once,
-    and holds it for as long as it is not read.
-    """
-
-    def __init__(self, response: Response, place: ExitStack) -> None:
-        self._response = response
-        self._place = place
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status, headers = self._response.status_code, self._response.raw_headers
-        body = memoryview(self._response.body)
-        with self._place:
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            for start in range(0, len(body), _PIECE_BYTES):
-                piece = bytes(body[start : start + _PIECE_BYTES])
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
 
 
 def _seconds(headers: Headers, most: float) -> float:
-    """How long the caller will wait, at most as long as the service would work."""
+    """The time that the caller will wait, at most as long as the service would work."""
     given = headers.get(TIMEOUT_HEADER)
     if given is None:
         return most
@@ -182,11 +145,11 @@ def _too_many_bytes(limit: int) -> TooLarge:
 
 
 @asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
+async def _deadline(seconds: float) -> AsyncIterator[asyncio.Timeout]:
     """Cancel what runs inside after ``seconds``, and say so."""
     try:
         async with asyncio.timeout(seconds) as timeout:
-            yield
+            yield timeout
     except TimeoutError:
         if not timeout.expired():
             raise
@@ -195,13 +158,12 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
         ) from None
 
 
-def _bounded(request: Request, service: Service) -> Request:
-    """The same request, whose body is cut where it passes a limit: bytes, declared or not, or time.
+def _bounded(receive: Receive, settings: Settings) -> Receive:
+    """The same body, cut off where it passes a limit: bytes, declared or not, or time.
 
     After the body there is only the end of the connection to receive, which may take its time.
     """
-    limit, seconds = service.settings.max_upload_bytes, service.settings.upload_timeout
-    receive, total, arriving = request.receive, 0, True
+    limit, seconds, total, arriving = settings.max_upload_bytes, settings.upload_timeout, 0, True
     until = asyncio.get_running_loop().time() + seconds
 
     async def bounded() -> Message:
@@ -217,17 +179,16 @@ def _bounded(request: Request, service: Service) -> Request:
             raise _too_many_bytes(limit)
         return message
 
-    return Request(request.scope, bounded)
+    return bounded
 
 
-async def _read_and_answer(
-    answer: Callable[[Request], Coroutine[Any, Any, Response]], request: Request
-) -> Response:
-    """FastAPI turns whatever reading the body raises into a 400 of its own: undo that."""
-    try:
-        return await answer(request)
-    except HTTPException as error:
-        cause = error.__cause__
-        if isinstance(cause, VariationsError | ClientDisconnect):
-            raise cause from None
-        raise
+async def _send_in_pieces(message: Message, send: Send) -> None:
+    """Send a body in pieces, each of which waits until the caller has taken those before it.
+
+    A server takes a whole body at once, and holds it for as long as it is not read.
+    """
+    body = memoryview(message.get("body", b""))
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = bytes(body[start : start + _PIECE_BYTES])
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({**message, "body": b""} if body else message)

@@ -1,4 +1,4 @@
-"""Connections that keep the service waiting are ended: nothing is held open by silence.
+"""The end of connections that keep the service waiting.
 
 uvicorn closes a connection that says nothing between two requests. It waits for ever for a first
 request, for a head that comes letter by letter, and for a client that does not read its answer.
@@ -16,10 +16,9 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 
 SPARE_FILES = 64
-"""Of those that the process may have open, for all but connections: a new worker, uploads, logs."""
+"""Of those that the process may have open, for all but connections: processes, uploads, logs."""
 
 MOST_FILES = 8192
-
 
 _READING, _ASKING = "for an answer to be read", "for a request"
 
@@ -75,7 +74,7 @@ class Connections:
 
 
 def _waits_for_client(connection: Any) -> tuple[object, str] | None:
-    """What it waits for, a different thing for every request; ``None`` if its client waits."""
+    """The thing it waits for, another one for every request; ``None`` if its client waits."""
     cycle = connection.cycle
     # Also of an earlier answer, behind which this one waits.
     unread = connection.transport.get_write_buffer_size() > 0
@@ -85,7 +84,7 @@ def _waits_for_client(connection: Any) -> tuple[object, str] | None:
 
 
 def most_connections() -> int:
-    """How many the process may hold; first it asks the system for as many files as it may."""
+    """The number that the process may hold, which first asks the system for more files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < MOST_FILES and soft != resource.RLIM_INFINITY:
         soft = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)

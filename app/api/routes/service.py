@@ -1,6 +1,4 @@
-"""The pages about the service itself: what it is, how it is, what it counts."""
-
-from dataclasses import asdict
+"""Pages about the service itself: index, health, readiness, metrics."""
 
 from fastapi import APIRouter
 from prometheus_client.exposition import choose_encoder
@@ -26,19 +24,14 @@ router = APIRouter(tags=["service"])
 
 @router.get("/", response_model=schemas.Index)
 async def index(request: Request) -> schemas.Index:
-    """What this service is, and what it serves."""
+    """The service's name and version, the model it serves, and its links."""
     model = service_of(request).engine.model
-    return schemas.Index(
-        name="variations",
-        version=__version__,
-        model=None if model is None else schemas.Index.ServedModel(**asdict(model)),
-        links=_LINKS,
-    )
+    return schemas.Index(name="variations", version=__version__, model=model, links=_LINKS)
 
 
 @router.get("/healthz", response_model=schemas.Health)
 async def health() -> schemas.Health:
-    """Whether this process is alive; a dead worker does not make it less so."""
+    """``ok`` as long as this process is alive, with or without a worker."""
     return schemas.Health(status="ok")
 
 
@@ -48,9 +41,9 @@ async def health() -> schemas.Health:
     responses={503: {"description": "Not ready, and why", "model": schemas.Readiness}},
 )
 async def readiness(request: Request) -> Response:
-    """Whether the worker is ready; if not, why and how far along.
+    """200 when the worker is ready; else 503, with the reason and how far along it is.
 
-    While one is replaced pictures are accepted all the same, and wait.
+    While a worker is replaced requests are accepted all the same, and wait.
     """
     service = service_of(request)
     state = service.engine.state
@@ -59,7 +52,7 @@ async def readiness(request: Request) -> Response:
     if service.draining:
         body = schemas.Readiness(
             status="draining",
-            reason=f"shutting down once {service.slots.taken} accepted requests are answered",
+            reason=f"shutting down once {service.limiter.taken} accepted requests are answered",
             fraction=None,
         )
     return JSONResponse(body.model_dump(), status_code=200 if body.status == "ready" else 503)

@@ -4,23 +4,21 @@ import asyncio
 from time import perf_counter
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Header, Security, UploadFile
+from fastapi import APIRouter, Form, Header, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import schemas
-from app.api.fingerprints import fingerprint_of
 from app.api.middleware.admission import TIMEOUT_HEADER, Admission, AdmittedRoute
 from app.api.middleware.disconnect import unless_gone
 from app.api.problems import documented
-from app.api.renderers import Answer
-from app.api.resolving import resolve
+from app.api.renderers import render_json
 from app.api.schemas import VariationsForm, VariationsResponse
 from app.api.state import Service, service_of
 from app.errors import InvalidParameter
 from app.ipc.messages import Stage
-from app.pictures import Picture, decode
+from app.parameters import Condition
 
 # Looked at before the body is read; here it only tells the document, and its "Authorize" button.
 _bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, if it has any.")
@@ -44,13 +42,14 @@ async def create_variations(
     The same picture, parameters and seed give the same variations, whatever else is running.
     """
     admission: Admission = request.state.admission
-    admission.passed("upload", admission.accepted)
+    timeline = admission.timeline
+    timeline.passed("upload", timeline.accepted)
     await _refuse_repeated_fields(request)
     service = service_of(request)
     try:
         return await unless_gone(request.receive, _make(service, form, admission))
     finally:
-        service.tracing.stages(admission.identifier, admission.stages)
+        service.tracing.stages(admission.request_id, timeline.stages)
 
 
 async def _refuse_repeated_fields(request: Request) -> None:
@@ -62,40 +61,37 @@ async def _refuse_repeated_fields(request: Request) -> None:
 
 
 async def _make(service: Service, form: VariationsForm, admission: Admission) -> Response:
-    waiting_since = perf_counter()
-    parameters = resolve(form, admission.model)
-    fingerprint = await asyncio.to_thread(fingerprint_of, form.image.file, parameters)
-    foreseen = service.engine.foresee(parameters).finished
-    admission.check_reach(foreseen, service.engine.takes(parameters), service.engine.may_try)
-
-    async def picture() -> Picture:
-        nonlocal waiting_since
-        reading_since = admission.passed("queue", waiting_since)
-        pixels = await _picture(service, form.image)
-        waiting_since = admission.passed("read", reading_since)
-        return pixels
-
+    engine, timeline = service.engine, admission.timeline
+    arrived = perf_counter()
+    parameters = form.wishes().resolve(admission.model)
+    admission.predict(engine, parameters)  # before the picture is decoded for nothing
+    pixels = await service.decoders.decode(
+        form.image.read, fit=parameters.fit, preprocessing=admission.preprocessing
+    )
+    submitted = timeline.passed("read", arrived)
+    condition = Condition.guided(pixels, parameters.guidance_scale)
+    # Others may have been submitted meanwhile; between this prediction and the submit none can.
+    predicted = submitted - arrived + admission.predict(engine, parameters)
+    generation = engine.submit(admission.request_id, parameters, condition)
     try:
-        done = await service.engine.run(admission.identifier, picture, parameters, fingerprint)
+        result = await generation.result()
     except BaseException:
-        admission.passed("queue", waiting_since)  # or more: what the worker did it cannot tell now
+        timeline.passed("queue", submitted)  # or more: what the worker did it cannot tell now
         raise
-    # In the worker that has done it. One before it may have died, and all that was waiting too.
-    admission.stages.append(Stage("queue", waiting_since, done.stages[0].began))
-    admission.stages.extend(done.stages)
-    answer = Answer(admission, parameters, form.output_format, done, foreseen)
-    response = await asyncio.to_thread(answer.response)
-    service.metrics.stages(admission.seconds_by_stage())
-    return response
-
-
-async def _picture(service: Service, upload: UploadFile) -> Picture:
-    """The upload's pixels, which are nobody's but the caller's; the file is let go."""
-
-    def read() -> Picture:
-        return decode.decode(upload.file.read(), max_pixels=service.settings.max_pixels)
-
-    try:
-        return await service.read(read)
     finally:
-        await upload.close()
+        generation.cancel()
+    # In the worker that has made it. One before it may have died, and all that was waiting too.
+    timeline.stages.append(Stage("queue", submitted, result.stages[0].began))
+    timeline.stages.extend(result.stages)
+    body = await asyncio.to_thread(
+        render_json,
+        result,
+        request_id=admission.request_id,
+        model=admission.model,
+        parameters=parameters,
+        output_format=form.output_format,
+        timeline=timeline,
+        predicted=predicted,
+    )
+    service.metrics.http.stages(timeline.seconds())
+    return Response(body, media_type="application/json")

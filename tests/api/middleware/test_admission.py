@@ -1,4 +1,4 @@
-"""What is refused before its body is read, and what is cut off while it is."""
+"""Refusals before the body is read, and while it is."""
 
 import socket
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_a_request_is_refused_unread_while_the_service_is_not_ready(
     assert answer_to(url, head("Content-Length: 1000")).startswith(b"HTTP/1.1 503 ")
 
 
-def test_what_will_not_start_is_told_without_its_place_on_the_disk(
+def test_what_will_not_start_is_told_without_its_folder_on_the_disk(
     post: Post, client: httpx.Client, engine: FakeEngine
 ) -> None:
     reason = "/home/somebody/models/mine has no safety checker; see https://x.org/a/b/c"
@@ -92,7 +92,7 @@ def test_a_body_of_undeclared_length_is_cut_off_at_the_limit(
 
     response = client.post("/variations", content=body(), headers={"content-type": MULTIPART})
     assert "at most 1,000,000 bytes" in assert_problem(response, 413)["detail"]
-    assert not engine.pictures
+    assert not engine.parameters
 
 
 def test_too_many_pixels_are_a_413_of_the_field_image(post: Post) -> None:
@@ -106,20 +106,20 @@ def test_too_many_pixels_are_a_413_of_the_field_image(post: Post) -> None:
 def test_a_full_queue_is_a_429_and_takes_requests_again_afterwards(
     post: Post, engine: FakeEngine
 ) -> None:
-    engine.hold = True
+    engine.gate.held = True
     with ThreadPoolExecutor(2) as callers:
         running = [callers.submit(post) for _ in range(2)]
         for _ in running:
-            assert engine.began.acquire(timeout=30)
+            assert engine.gate.reached.acquire(timeout=60)
         refused = post()
         assert_problem(refused, 429)
         assert int(refused.headers["retry-after"]) >= 1
-        engine.release()
+        engine.gate.open()
         assert [one.result().status_code for one in running] == [200, 200]
     assert post().status_code == 200
 
 
-def test_uploads_under_way_hold_places_in_the_queue(url: str, post: Post) -> None:
+def test_uploads_under_way_count_as_requests_in_the_queue(url: str, post: Post) -> None:
     address = urlsplit(url)
     uploads = [socket.create_connection((address.hostname, address.port)) for _ in range(2)]
     try:
@@ -142,7 +142,7 @@ def test_a_body_that_comes_too_slowly_is_a_408(url: str, client: httpx.Client) -
 
 
 @pytest.mark.parametrize("bad", [b"no picture", b""])
-def test_a_failed_request_gives_its_place_back(post: Post, bad: bytes) -> None:
+def test_a_failed_request_makes_room_again(post: Post, bad: bytes) -> None:
     for _ in range(5):
         assert post(bad).status_code == 400
     assert post().status_code == 200

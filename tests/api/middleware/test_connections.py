@@ -18,16 +18,17 @@ import resource
 from dataclasses import replace
 from app.api.server import serve
 from app.settings import Settings
-from tests.support.fakes import MODEL, FakeEngine
+from tests.support.fakes import FakeDecoders, FakeEngine
+from tests.support.requests import MODEL
 
 if {files}:
     resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
 engine = FakeEngine()
 engine.model = replace(MODEL, sizes=((512, 512),))
-serve(Settings(), engine)
+serve(Settings(), engine, FakeDecoders())
 """
 
-SOON = 20.0
+SOON = 60.0
 """Seconds after which a test gives up; those of the service are 1."""
 
 HEAD = b"POST /variations HTTP/1.1\r\nhost: x\r\n"
@@ -36,7 +37,7 @@ REFUSED = HEAD + b"content-type: text/plain\r\ncontent-length: 1000000\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[ServiceProcess]:
-    """Every limit on a client's patience is a second, and there is one place in the queue."""
+    """A service that waits a second for a client, and takes one request at a time."""
     code = LARGE_ANSWERS.format(files=0)
     with service_process(code, upload_timeout="1", max_queue="1") as service:
         service.wait_for("ready:")
@@ -54,7 +55,7 @@ def connect(service: ServiceProcess, receive_bytes: int | None = None) -> socket
 
 
 def is_ended(connection: socket.socket) -> bool:
-    """Whether the service has ended it, all that it sent before being passed over."""
+    """The service has ended it; all that it sent before is passed over."""
     with suppress(BlockingIOError):
         try:
             while connection.recv(2**16, socket.MSG_DONTWAIT):
@@ -100,7 +101,7 @@ def post(service: ServiceProcess, png: bytes) -> int:
     return httpx.post(f"{service.url}/variations", files=files, timeout=60).status_code
 
 
-def test_an_answer_that_is_not_read_holds_its_place_and_not_for_long(
+def test_a_request_whose_answer_is_not_read_is_counted_and_not_for_long(
     service: ServiceProcess, png: bytes
 ) -> None:
     with connect(service, receive_bytes=4096) as connection:

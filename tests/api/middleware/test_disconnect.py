@@ -10,7 +10,7 @@ import pytest
 
 from app.api.application import create_app
 from app.settings import Settings
-from tests.support.fakes import FakeEngine
+from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.scrape import eventually, value
 from tests.support.sockets import RESET_ON_CLOSE, send_request
 
@@ -21,16 +21,16 @@ def test_a_connection_that_ends_cancels_its_request(
 ) -> None:
     counted = {"route": "/variations", "status": "499"}
     before = value(client, "variations_requests_total", counted)
-    engine.hold = True
+    engine.gate.held = True
     connection = send_request(url, png)
-    assert engine.began.acquire(timeout=30)
+    assert engine.gate.reached.acquire(timeout=60)
     if way == "reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     if way == "half-closed":
         connection.shutdown(socket.SHUT_WR)
     else:
         connection.close()
-    assert engine.cancelled.wait(30)
+    assert engine.gone.wait(60)
     connection.close()
     eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
 
@@ -48,19 +48,29 @@ def test_a_client_that_leaves_during_its_upload_is_counted_and_forgotten(
         )
         assert half.recv(100).startswith(b"HTTP/1.1 100 ")
     eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
-    assert not engine.pictures
+    assert not engine.parameters
+
+
+def test_a_client_that_leaves_while_its_picture_is_decoded_ends_the_decoding(
+    url: str, engine: FakeEngine, decoders: FakeDecoders, png: bytes
+) -> None:
+    decoders.gate.held = True
+    with send_request(url, png):
+        assert decoders.gate.reached.acquire(timeout=60)
+    assert decoders.gone.wait(60)
+    assert not engine.parameters
 
 
 def test_a_server_may_cancel_the_request_of_a_client_that_left(png: bytes) -> None:
     engine = FakeEngine()
-    engine.hold = True
-    app = create_app(Settings(), engine)
+    engine.gate.held = True
+    app = create_app(Settings(), engine, FakeDecoders())
 
     async def scenario() -> None:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             posted = asyncio.create_task(client.post("/variations", files={"image": png}))
-            assert await asyncio.to_thread(engine.began.acquire, timeout=30)
+            assert await asyncio.to_thread(engine.gate.reached.acquire, timeout=60)
             posted.cancel()
             with suppress(asyncio.CancelledError):
                 await posted
@@ -69,4 +79,4 @@ def test_a_server_may_cancel_the_request_of_a_client_that_left(png: bytes) -> No
             assert registry.get_sample_value("variations_requests_total", counted) == 1
 
     asyncio.run(scenario())
-    assert engine.cancelled.is_set()
+    assert engine.gone.is_set()

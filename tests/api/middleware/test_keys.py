@@ -1,13 +1,8 @@
-"""Who may ask, and what every answer says to a browser."""
-
-import json
-import logging
+"""API keys, and the headers by which every answer speaks to a browser."""
 
 import httpx
 import pytest
-from pydantic import ValidationError
 
-from app import logs
 from app.settings import Settings
 from tests.support.fakes import FakeEngine
 from tests.support.problems import assert_problem
@@ -40,7 +35,7 @@ def test_without_a_good_key_nothing_is_read(
     body = assert_problem(response, 401)
     assert response.headers["www-authenticate"] == "Bearer"
     assert "API key" in body["detail"]
-    assert not engine.pictures
+    assert not engine.parameters
 
 
 @pytest.mark.parametrize("key", [KEY, OTHER])
@@ -72,41 +67,3 @@ def test_every_answer_carries_the_security_headers(client: httpx.Client) -> None
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["cache-control"] == "no-store"
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_beyond_loopback_keys_are_needed(host: str) -> None:
-    with pytest.raises(ValidationError, match="VARIATIONS_API_KEYS"):
-        Settings(host=host)
-    assert Settings(host=host, allow_anonymous=True).host == host
-    assert Settings(host=host, api_keys=KEY).host == host  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_on_loopback_no_keys_are_needed(host: str) -> None:
-    assert Settings(host=host).api_keys == ()
-
-
-def test_a_key_that_could_be_guessed_is_refused() -> None:
-    with pytest.raises(ValidationError, match="at least 16 characters"):
-        Settings(api_keys="secret")  # type: ignore[arg-type]
-
-
-def test_a_log_line_in_json_has_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        logs.configure("info", "json", "api")
-        logging.getLogger("app.x").info("done in %d", 3, extra={"request_id": "abc"})
-        line = json.loads(capsys.readouterr().err)
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-    assert line.pop("time")
-    assert line == {
-        "level": "INFO",
-        "logger": "app.x",
-        "message": "done in 3",
-        "process": "api",
-        "request_id": "abc",
-    }

@@ -1,17 +1,19 @@
-"""What a caller of ``POST /variations`` meets, over real HTTP, above an engine without a model."""
+"""``POST /variations`` over real HTTP, above an engine without a model."""
 
 import base64
 import io
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
 
 from app.parameters import MAX_SEED, Fit, Parameters, Scheduler
+from app.pictures.decode import FORMATS_IN_WORDS
+from app.scheduling.forecast import Span
 from tests.support.client import Post
 from tests.support.fakes import FakeEngine
 from tests.support.pictures import picture_file, quarters
+from tests.support.requests import PREPROCESSING
 
 
 def test_an_answer_holds_the_pictures_and_all_that_made_them(post: Post) -> None:
@@ -74,10 +76,24 @@ def test_a_random_seed_differs_and_makes_the_same_pictures_again(post: Post) -> 
     assert again["variations"] == first["variations"]
 
 
-def test_the_engine_gets_the_upright_pixels(post: Post, engine: FakeEngine) -> None:
-    post(picture_file("PNG"))
-    assert (engine.pictures[0] == quarters()).all()
-    assert engine.pictures[0].dtype == np.uint8
+@pytest.mark.parametrize(("scale", "weights"), [(1, [1.0]), (3, [3.0, -2.0])])
+def test_the_engine_gets_the_fitted_picture_and_the_weights_of_its_rows(
+    post: Post, engine: FakeEngine, scale: float, weights: list[float]
+) -> None:
+    post(picture_file("PNG"), fit="crop", guidance_scale=scale)
+    rows = engine.conditions[0].rows
+    assert rows[0].picture is not None
+    assert (rows[0].picture == PREPROCESSING(quarters(), Fit.CROP)).all()
+    assert [row.weight for row in rows] == weights
+    assert [row.picture is None for row in rows] == [False, True][: len(rows)]
+
+
+def test_the_prediction_counts_from_the_arrival_of_the_upload(
+    post: Post, engine: FakeEngine
+) -> None:
+    engine.predicted = Span(1.0, 2.0)
+    timings = post().json()["timings"]
+    assert timings["predicted"] == pytest.approx(2.0 + timings["read"])
 
 
 def test_a_flagged_picture_is_null_and_its_neighbours_are_not(
@@ -159,7 +175,8 @@ def test_a_picture_sent_as_text_is_asked_for_as_a_file(client: httpx.Client) -> 
     assert response.json()["errors"] == [
         {
             "field": "image",
-            "message": "A picture is needed here as a file; with curl: -F image=@photo.jpg",
+            "message": "Needed here: The picture to make variations of, as a file: "
+            f"{FORMATS_IN_WORDS}. With curl: -F image=@photo.jpg",
         }
     ]
 
