@@ -1,4 +1,4 @@
-"""How both processes log: lines for people, or JSON for machines."""
+"""Logs of both processes: lines for people, or JSON for machines."""
 
 import logging
 import sys
@@ -11,24 +11,25 @@ Format = Literal["text", "json"]
 
 
 def choose_format(wanted: Literal["auto", "text", "json"]) -> Format:
-    """``auto`` is text where somebody reads along, and JSON elsewhere."""
+    """Turn ``auto`` into text on a terminal, and into JSON elsewhere."""
     if wanted == "auto":
         return "text" if sys.stderr.isatty() else "json"
     return wanted
 
 
 def configure(level: str, log_format: str, process: Literal["api", "worker"]) -> None:
-    """Log to standard error: our own loggers at ``level``, everybody else's only trouble.
+    """Log to standard error: our own loggers at ``level``, all others from warnings on.
 
-    In JSON a line has ``time``, ``level``, ``process``, ``logger``, ``message`` and whatever its
-    place knows besides, such as ``request_id``. What is odd about an upload concerns its sender,
-    who is told, and not the log.
+    In JSON a line has ``time``, ``level``, ``process``, ``logger``, ``message`` and what else is
+    known where it is written, such as ``request_id``. Faults of an upload or of a header concern
+    their sender, who is told, and not the log.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(log_format, process))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("app").setLevel(level.upper())
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("opentelemetry.trace.propagation").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 

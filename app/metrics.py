@@ -1,4 +1,4 @@
-"""Every Prometheus object of the service, in one class over an injected registry.
+"""Every Prometheus object of the service, in groups over one injected registry.
 
 Names carry the prefix ``variations_`` and base units. Label values come from short fixed lists:
 nothing a caller sends becomes a label.
@@ -6,29 +6,25 @@ nothing a caller sends becomes a label.
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from platform import python_version
 from typing import Literal, get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics import disable_created_metrics
 
 from app import __version__
 from app.engine.process import Cause
-from app.ipc.messages import DeviceUse, StageName, Stats, WorkStage
+from app.ipc.messages import DeviceUse, StageName, StepStats, WorkStage
 from app.parameters import ModelInfo, Parameters
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unused
 
 REFUSALS = ("queue_full", "quota", "deadline", "not_ready", "draining")
 
-_UNREAD = ("", "")
+DecoderFailure = Literal["cpu", "time", "memory", "died"]
+"""Why a decoder process gave no picture: a limit that it reached, or its end for another reason."""
+
 _WASTED = ("first", "second", "later")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STEP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -36,181 +32,58 @@ _REQUEST_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 
 
 class Metrics:
-    """What the service counts; the engine and the HTTP layer call its methods."""
+    """All groups over one registry: ``http``, ``decoders`` and ``engine``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "variations_requests_total",
-            "HTTP requests by route and status; 499 is a client that went away.",
-            ["route", "status"],
-            registry=registry,
-        )
-        self._request_seconds = Histogram(
-            "variations_request_seconds",
-            "Seconds from the headers of an HTTP request to the last byte of its answer.",
-            ["route"],
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
-        )
-        self._pictures = Counter(
+        build = Info("variations_build", "The version that runs.", registry=registry)
+        build.info({"version": __version__, "python": python_version()})
+        pictures = Counter(
             "variations_pictures_total",
-            "Pictures by outcome. A refused request counts one, of no scheduler and size: they "
-            "were never read.",
+            "Pictures by outcome. A refused request counts as one picture without scheduler and "
+            "size: its form was not read.",
             ["outcome", "scheduler", "size"],
             registry=registry,
         )
-        self._refusals = Counter(
+        self.http = HttpMetrics(registry, pictures)
+        self.decoders = DecoderMetrics(registry)
+        self.engine = EngineMetrics(registry, pictures)
+
+
+class HttpMetrics:
+    """Counts of the HTTP layer: requests, refusals, and the time of answered requests."""
+
+    def __init__(self, registry: CollectorRegistry, pictures: Counter) -> None:
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, buckets=_REQUEST_SECONDS, registry=registry)
+        self._refused = pictures.labels("refused", "", "")
+        self._requests = counter(
+            "variations_requests_total",
+            "HTTP requests by route and status; 499 is a client that disconnected.",
+            ["route", "status"],
+        )
+        self._request_seconds = histogram(
+            "variations_request_seconds",
+            "Seconds from the headers of an HTTP request to the last byte of its answer.",
+            ["route"],
+        )
+        self._refusals = counter(
             "variations_refusals_total",
-            "Requests turned away though nothing was wrong with them, by reason.",
+            "Requests refused though nothing was wrong with them, by reason.",
             ["reason"],
-            registry=registry,
         )
-        self._queue = Gauge(
-            "variations_queue_requests",
-            "Requests the engine has accepted and not yet answered.",
-            registry=registry,
-        )
-        self._first_step_seconds = Histogram(
-            "variations_first_step_seconds",
-            "Seconds from a request's acceptance by the engine to the start of its first step.",
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
-        )
-        self._active_rows = Gauge(
-            "variations_active_rows",
-            "UNet rows of the last step; 0 when there is nothing to do.",
-            registry=registry,
-        )
-        self._waiting_rows = Gauge(
-            "variations_waiting_rows",
-            "Rows of admitted samples that did not take part in the last step.",
-            registry=registry,
-        )
-        self._step_rows = self._count_histogram(
-            "variations_step_rows", "UNet rows in one step, without padding."
-        )
-        self._step_requests = self._count_histogram(
-            "variations_step_requests", "Distinct requests among the rows of one step."
-        )
-        self._step_schedules = self._count_histogram(
-            "variations_step_schedules",
-            "Distinct (scheduler, number of steps) pairs among the rows of one step.",
-        )
-        self._padding_rows = Counter(
-            "variations_step_padding_rows_total",
-            "Rows computed only to fill a step up to its bucket.",
-            registry=registry,
-        )
-        self._step_seconds = Histogram(
-            "variations_step_seconds",
-            "Seconds of one step: one UNet call for all its rows, padded to a bucket. On a CPU "
-            "every number of rows is a bucket: the label is the next power of two.",
-            ["bucket"],
-            buckets=_STEP_SECONDS,
-            registry=registry,
-        )
-        self._stage_seconds = Histogram(
+        self._stage_seconds = histogram(
             "variations_stage_seconds",
             "Seconds an answered request spent in each stage: upload (its body arrives), read "
-            "(becomes pixels), queue (all waiting before the first step), encode, denoise, decode, "
-            "safety (checker), write (files).",
+            "(decoded and fitted to the encoder's input), queue (all waiting before the first "
+            "step), encode, denoise, decode, safety (checker), write (files).",
             ["stage"],
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
         )
-        self._stall_seconds = Counter(
-            "variations_stall_seconds_total",
-            "Seconds in which the worker took no step because it encoded or decoded.",
-            ["stage"],
-            registry=registry,
-        )
-        self._row_cap = Gauge(
-            "variations_row_cap",
-            "Most rows that a step may have now; falls when memory runs out.",
-            registry=registry,
-        )
-        self._out_of_memory = Counter(
-            "variations_out_of_memory_total",
-            "Times that memory ran out, by stage; what ran was split and run again.",
-            ["stage"],
-            registry=registry,
-        )
-        self._steps = Counter(
-            "variations_request_steps_total",
-            "Steps that requests took part in: one for each request in each step.",
-            registry=registry,
-        )
-        self._wasted_steps = Counter(
-            "variations_wasted_steps_total",
-            "Steps that a request took part in after it was cancelled, by which one it was.",
-            ["step"],
-            registry=registry,
-        )
-        self._worker_up = Gauge(
-            "variations_worker_up", "1 while the worker takes requests.", registry=registry
-        )
-        self._restarts = Counter(
-            "variations_worker_restarts_total",
-            "Workers that ended and were replaced, by cause.",
-            ["cause"],
-            registry=registry,
-        )
-        self._replays = Counter(
-            "variations_replayed_requests_total",
-            "Requests that a dead worker had, and that are run again.",
-            registry=registry,
-        )
-        self._suspects = Counter(
-            "variations_suspect_requests_total",
-            "Requests that were, or whose like was, running in two deaths of a worker, and so are "
-            "run alone.",
-            registry=registry,
-        )
-        self._convictions = Counter(
-            "variations_convicted_requests_total",
-            "Requests that ended a worker which they had to themselves.",
-            registry=registry,
-        )
-        self._device_bytes = Gauge(
-            "variations_device_memory_bytes",
-            "Memory of the GPU: used by tensors, reserved for them by torch, occupied by anybody, "
-            "total. Of a CPU nothing is reported.",
-            ["kind"],
-            registry=registry,
-        )
-        self._device_busy = Gauge(
-            "variations_device_busy_ratio",
-            "Share of the last moments in which the GPU did something; NaN where NVML is silent.",
-            registry=registry,
-        )
-        self._device_busy.set(math.nan)
-        self._model = Info(
-            "variations_model", "The checkpoint that is served, and how.", registry=registry
-        )
-        Info("variations_build", "The version that runs.", registry=registry).info(
-            {"version": __version__, "python": python_version()}
-        )
-        self._pictures.labels("refused", *_UNREAD)
-        for stage in get_args(StageName):
-            self._stage_seconds.labels(stage)
         for reason in REFUSALS:
             self._refusals.labels(reason)
-        for cause in get_args(Cause):
-            self._restarts.labels(cause)
-        for step in _WASTED:
-            self._wasted_steps.labels(step)
-        for stage in get_args(WorkStage):
-            self._out_of_memory.labels(stage)
-
-    def foresee(self, wait: Callable[[], float]) -> None:
-        """Ask ``wait`` at every scrape for the seconds that a request would wait to start."""
-        Gauge(
-            "variations_predicted_wait_seconds",
-            "Seconds that a request accepted now would wait for its first step.",
-            registry=self.registry,
-        ).set_function(wait)
+        for stage in get_args(StageName):
+            self._stage_seconds.labels(stage)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One HTTP request has ended; ``route`` is a path template or ``other``."""
@@ -218,9 +91,80 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """A request was turned away for one of :data:`REFUSALS`."""
-        self._pictures.labels("refused", *_UNREAD).inc()
+        """A request was refused for one of :data:`REFUSALS`."""
+        self._refused.inc()
         self._refusals.labels(reason).inc()
+
+    def stages(self, seconds: Mapping[StageName, float]) -> None:
+        """A request was answered after ``seconds`` in each of its stages."""
+        for stage, length in seconds.items():
+            self._stage_seconds.labels(stage).observe(length)
+
+
+class DecoderMetrics:
+    """Counts of the decoder processes, which turn uploads into the encoder's input."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._waiting = Gauge(
+            "variations_decoder_queue_requests",
+            "Requests whose upload waits for a decoder process.",
+            registry=registry,
+        )
+        self._failures = Counter(
+            "variations_decoder_failures_total",
+            "Uploads whose decoder process was ended by a limit, or ended by itself, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in get_args(DecoderFailure):
+            self._failures.labels(reason)
+
+    def failed(self, reason: DecoderFailure) -> None:
+        """A decoder process ended before it had decoded its upload."""
+        self._failures.labels(reason).inc()
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        """Ask ``waiting`` at every scrape for the uploads that wait for a decoder process."""
+        self._waiting.set_function(waiting)
+
+
+class _RequestMetrics:
+    """Counts of the requests that the engine has."""
+
+    def __init__(self, registry: CollectorRegistry, pictures: Counter) -> None:
+        gauge = partial(Gauge, registry=registry)
+        self._pictures = pictures
+        self._queue = gauge("variations_queue_requests", "Requests accepted and not yet answered.")
+        self._predicted_wait = gauge(
+            "variations_predicted_wait_seconds",
+            "Seconds that a request accepted now would wait for its first step.",
+        )
+        self._first_step_seconds = Histogram(
+            "variations_first_step_seconds",
+            "Seconds from a request's acceptance by the engine to the start of its first step.",
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._wasted_steps = Counter(
+            "variations_wasted_steps_total",
+            "Steps that a request took part in after it was cancelled, by their number.",
+            ["step"],
+            registry=registry,
+        )
+        for step in _WASTED:
+            self._wasted_steps.labels(step)
+
+    def predict_wait(self, wait: Callable[[], float]) -> None:
+        """Ask ``wait`` at every scrape for the seconds that a request would wait to start."""
+        self._predicted_wait.set_function(wait)
+
+    def queue(self, requests: int) -> None:
+        """The number of accepted and unanswered requests has changed."""
+        self._queue.set(requests)
+
+    def started(self, seconds: float) -> None:
+        """A request's first step has begun, ``seconds`` after its acceptance."""
+        self._first_step_seconds.observe(seconds)
 
     def pictures(self, parameters: Parameters, flagged: int) -> None:
         """A request was answered; ``flagged`` of its pictures were stopped."""
@@ -232,73 +176,150 @@ class Metrics:
         self._count(parameters, "failed", parameters.n)
 
     def cancelled(self, parameters: Parameters) -> None:
-        """An accepted request's caller went away, or its deadline passed."""
+        """An accepted request's client disconnected, or its deadline passed."""
         self._count(parameters, "cancelled", parameters.n)
 
-    def started(self, seconds: float) -> None:
-        """A request's first step has begun, so long after its acceptance."""
-        self._first_step_seconds.observe(seconds)
-
     def wasted_step(self, number: int) -> None:
-        """A cancelled request took part in a step all the same, for the ``number``-th time."""
+        """A cancelled request took part in a step, for the ``number``-th time (from 1)."""
         self._wasted_steps.labels(_WASTED[min(number, len(_WASTED)) - 1]).inc()
 
-    def restarted(self, cause: Cause) -> None:
-        """A worker has ended."""
-        self._restarts.labels(cause).inc()
+    def _count(self, parameters: Parameters, outcome: str, pictures: int) -> None:
+        size = f"{parameters.width}x{parameters.height}"
+        self._pictures.labels(outcome, parameters.scheduler, size).inc(pictures)
 
-    def replayed(self, requests: int) -> None:
-        """A worker has ended that had so many requests."""
-        self._replays.inc(requests)
 
-    def suspected(self, requests: int) -> None:
-        """So many requests will be run alone."""
-        self._suspects.inc(requests)
+class _StepMetrics:
+    """Counts of the worker's steps, and of the time in which it takes none."""
 
-    def convicted(self) -> None:
-        """A request ended a worker that it had to itself."""
-        self._convictions.inc()
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = partial(Gauge, registry=registry)
+        counter = partial(Counter, registry=registry)
+        count_histogram = partial(Histogram, buckets=_COUNTS, registry=registry)
+        self._active_rows = gauge(
+            "variations_active_rows", "UNet rows of the last step; 0 when there is no work."
+        )
+        self._waiting_rows = gauge(
+            "variations_waiting_rows", "Rows of samples that were left out of the last step."
+        )
+        self._step_rows = count_histogram(
+            "variations_step_rows", "UNet rows in one step, without padding."
+        )
+        self._step_requests = count_histogram(
+            "variations_step_requests", "Distinct requests among the rows of one step."
+        )
+        self._step_schedules = count_histogram(
+            "variations_step_schedules",
+            "Distinct (scheduler, number of steps) pairs among the rows of one step.",
+        )
+        self._step_seconds = Histogram(
+            "variations_step_seconds",
+            "Seconds of one step: one UNet call for all its rows, padded to a bucket. On a CPU "
+            "every number of rows is a bucket: the label is the next power of two.",
+            ["bucket"],
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self._steps = counter(
+            "variations_request_steps_total",
+            "Steps that requests took part in: one for each request in each step.",
+        )
+        self._padding_rows = counter(
+            "variations_step_padding_rows_total", "Rows that only fill a step up to its bucket."
+        )
+        self._row_cap = gauge(
+            "variations_row_cap", "Most rows of a step for now; falls when memory runs out."
+        )
+        self._stall_seconds = counter(
+            "variations_stall_seconds_total",
+            "Seconds in which the worker took no step because it encoded or decoded.",
+            ["stage"],
+        )
+        self._out_of_memory = counter(
+            "variations_out_of_memory_total",
+            "Times that memory ran out, by stage; the work was split and run again.",
+            ["stage"],
+        )
+        for stage in get_args(WorkStage):
+            self._out_of_memory.labels(stage)
 
-    def queue(self, requests: int) -> None:
-        """The number of accepted and unanswered requests has changed."""
-        self._queue.set(requests)
-
-    def idle(self) -> None:
-        """Nothing is under way, whatever the last step had."""
-        self._active_rows.set(0)
-        self._waiting_rows.set(0)
-
-    def worker_up(self, up: bool) -> None:
-        """The worker has become ready, or has stopped being so."""
-        self._worker_up.set(up)
-        if not up:  # nobody looks at the device now
-            self._device_bytes.clear()
-            self._device_busy.set(math.nan)
-
-    def step(self, stats: Stats) -> None:
+    def step(self, stats: StepStats) -> None:
         """One step has ended."""
-        self._step_seconds.labels(_power_of_two(stats.bucket)).observe(stats.seconds)
         self._active_rows.set(stats.rows)
-        self._steps.inc(stats.requests)
+        self._waiting_rows.set(stats.waiting_rows)
         self._step_rows.observe(stats.rows)
         self._step_requests.observe(stats.requests)
         self._step_schedules.observe(stats.schedules)
+        power_of_two = 1 << (stats.bucket - 1).bit_length()
+        self._step_seconds.labels(power_of_two).observe(stats.seconds)
+        self._steps.inc(stats.requests)
         self._padding_rows.inc(stats.bucket - stats.rows)
-        self._waiting_rows.set(stats.waiting_rows)
         self._row_cap.set(stats.cap)
 
+    def idle(self) -> None:
+        """No request is left, so no row is active or waits."""
+        self._active_rows.set(0)
+        self._waiting_rows.set(0)
+
     def stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None:
-        """The worker has encoded or decoded, and taken no step meanwhile."""
+        """The worker has encoded or decoded for ``seconds``, and taken no step meanwhile."""
         self._stall_seconds.labels(stage).inc(seconds)
 
     def ran_out(self, stage: WorkStage) -> None:
-        """Memory has run out."""
+        """Memory has run out in this stage."""
         self._out_of_memory.labels(stage).inc()
 
-    def stages(self, seconds: Mapping[StageName, float]) -> None:
-        """A request was answered; this is where its time went."""
-        for stage, length in seconds.items():
-            self._stage_seconds.labels(stage).observe(length)
+
+class _WorkerMetrics:
+    """Counts of the worker process: its state, its ends, its device and its model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = partial(Gauge, registry=registry)
+        counter = partial(Counter, registry=registry)
+        self._worker_up = gauge("variations_worker_up", "1 while the worker takes requests.")
+        self._restarts = counter(
+            "variations_worker_restarts_total", "Workers that have ended, by cause.", ["cause"]
+        )
+        self._replays = counter(
+            "variations_replayed_requests_total",
+            "Requests that a worker had when it ended, and that are run again.",
+        )
+        self._exhausted = counter(
+            "variations_attempts_exhausted_total",
+            "Requests that failed because a worker ended during each of their three attempts.",
+        )
+        self._device_bytes = gauge(
+            "variations_device_memory_bytes",
+            "Memory of the GPU: used by tensors, reserved for them by torch, occupied by all "
+            "programs, total. Nothing is reported for a CPU.",
+            ["kind"],
+        )
+        self._device_busy = gauge(
+            "variations_device_busy_ratio",
+            "Share of the last moments in which the GPU was busy; NaN where NVML does not answer.",
+        )
+        self._device_busy.set(math.nan)
+        self._model = Info("variations_model", "The served checkpoint.", registry=registry)
+        for cause in get_args(Cause):
+            self._restarts.labels(cause)
+
+    def worker_up(self, up: bool) -> None:
+        """The worker has begun to take requests, or has ceased to."""
+        self._worker_up.set(up)
+        if not up:  # its figures of the device are no longer true
+            self._device_bytes.clear()
+            self._device_busy.set(math.nan)
+
+    def restarted(self, cause: Cause) -> None:
+        """A worker has ended for this cause."""
+        self._restarts.labels(cause).inc()
+
+    def replayed(self, requests: int) -> None:
+        """So many requests of an ended worker are run again."""
+        self._replays.inc(requests)
+
+    def exhausted(self) -> None:
+        """A request failed because its last attempt too ended with a worker."""
+        self._exhausted.inc()
 
     def device(self, use: DeviceUse) -> None:
         """The worker has looked at its GPU."""
@@ -306,8 +327,17 @@ class Metrics:
             self._device_bytes.labels(kind).set(getattr(use, kind))
         self._device_busy.set(math.nan if use.busy is None else use.busy)
 
+
+class EngineMetrics(_RequestMetrics, _StepMetrics, _WorkerMetrics):
+    """Counts of the engine: of its requests, of the steps, and of the worker process."""
+
+    def __init__(self, registry: CollectorRegistry, pictures: Counter) -> None:
+        _RequestMetrics.__init__(self, registry, pictures)
+        _StepMetrics.__init__(self, registry)
+        _WorkerMetrics.__init__(self, registry)
+
     def ready(self, model: ModelInfo, cap: int) -> None:
-        """A worker has got ready to serve this model, with at most ``cap`` rows in a step."""
+        """A worker is ready to serve this model, with at most ``cap`` rows in a step."""
         self._row_cap.set(cap)
         self._model.info(
             {
@@ -318,15 +348,3 @@ class Metrics:
                 "safety_checker": "on" if model.safety_checker else "off",
             }
         )
-
-    def _count(self, parameters: Parameters, outcome: str, pictures: int) -> None:
-        size = f"{parameters.width}x{parameters.height}"
-        self._pictures.labels(outcome, parameters.scheduler, size).inc(pictures)
-
-    def _count_histogram(self, name: str, documentation: str) -> Histogram:
-        return Histogram(name, documentation, buckets=_COUNTS, registry=self.registry)
-
-
-def _power_of_two(number: int) -> int:
-    """The smallest that is no less."""
-    return 1 << (number - 1).bit_length()

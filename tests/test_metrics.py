@@ -1,31 +1,33 @@
-"""What is counted, under which names."""
+"""The names under which things are counted, and what counts."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from platform import python_version
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_parser,
 )
 
 from app import __version__
-from app.ipc.messages import DeviceUse, Stats
+from app.ipc.messages import DeviceUse, StepStats
 from app.metrics import Metrics
 from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
-INFO = {
-    "variations_build": ("version", "python"),
-    "variations_model": ("id", "revision", "device", "dtype", "safety_checker"),
-}
-"""What an Info only knows once it is set."""
-
 ASKED = Parameters(4, 3.0, 10, Scheduler.DDIM, 1, 64, 64, Fit.SQUASH)
+MEMBERS = (("a", 0), ("b", 0), ("c", 0))
+STEP = StepStats(0.03, 6, 8, (64, 64), MEMBERS, schedules=2, waiting_rows=4, cap=16)
+USE = DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=None)
+MODEL = ModelInfo(
+    id="demo", revision=None, guidance_scale=3.0, num_inference_steps=25,
+    scheduler=Scheduler.DDIM, fit=Fit.SQUASH, sizes=((64, 64),), device="cpu",
+    dtype="float32", safety_checker=True,
+)  # fmt: skip
 
 
 def text(metrics: Metrics) -> str:
@@ -34,7 +36,7 @@ def text(metrics: Metrics) -> str:
 
 def test_two_services_in_one_process_do_not_share_their_counts() -> None:
     first, second = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
-    first.refused("queue_full")
+    first.http.refused("queue_full")
     assert 'variations_refusals_total{reason="queue_full"} 1.0' in text(first)
     assert 'variations_refusals_total{reason="queue_full"} 0.0' in text(second)
 
@@ -49,10 +51,9 @@ def test_names_carry_the_prefix_and_base_units() -> None:
 
 def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
     metrics = Metrics(CollectorRegistry())
-    members = (("a", 0), ("b", 0), ("c", 0))
-    metrics.step(Stats(0.03, 6, 8, (64, 64), members, schedules=2, waiting_rows=4, cap=16))
-    metrics.stalled("decode", 0.5)
-    metrics.ran_out("step")
+    metrics.engine.step(STEP)
+    metrics.engine.stalled("decode", 0.5)
+    metrics.engine.ran_out("step")
     found = text(metrics)
     for line in (
         'variations_step_rows_bucket{le="4.0"} 0.0',
@@ -75,10 +76,10 @@ def test_a_step_is_counted_by_its_rows_requests_and_schedules() -> None:
 
 def test_pictures_are_counted_by_outcome() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.pictures(ASKED, flagged=1)
-    metrics.failed(replace(ASKED, n=2))
-    metrics.cancelled(replace(ASKED, n=1, scheduler=Scheduler.EULER, width=96))
-    metrics.refused("quota")
+    metrics.engine.pictures(ASKED, flagged=1)
+    metrics.engine.failed(replace(ASKED, n=2))
+    metrics.engine.cancelled(replace(ASKED, n=1, scheduler=Scheduler.EULER, width=96))
+    metrics.http.refused("quota")
     counts = re.findall(r"variations_pictures_total({.*}) (\S+)", text(metrics))
     assert dict(counts) == {
         '{outcome="ok",scheduler="ddim",size="64x64"}': "3.0",
@@ -91,10 +92,10 @@ def test_pictures_are_counted_by_outcome() -> None:
 
 def test_stages_the_queue_and_the_worker_are_seen() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.stages({"queue": 0.5, "denoise": 2.0})
-    metrics.started(0.75)
-    metrics.queue(5)
-    metrics.worker_up(True)
+    metrics.http.stages({"queue": 0.5, "denoise": 2.0})
+    metrics.engine.started(0.75)
+    metrics.engine.queue(5)
+    metrics.engine.worker_up(True)
     found = text(metrics)
     for line in (
         'variations_stage_seconds_sum{stage="queue"} 0.5',
@@ -104,14 +105,14 @@ def test_stages_the_queue_and_the_worker_are_seen() -> None:
         "variations_worker_up 1.0",
     ):
         assert line in found
-    metrics.worker_up(False)
+    metrics.engine.worker_up(False)
     assert "variations_worker_up 0.0" in text(metrics)
 
 
 def test_wasted_steps_are_told_apart_by_how_late_they_are() -> None:
     metrics = Metrics(CollectorRegistry())
     for number in (1, 2, 3, 4):
-        metrics.wasted_step(number)
+        metrics.engine.wasted_step(number)
     counts = re.findall(r'variations_wasted_steps_total{step="(\w+)"} (\S+)', text(metrics))
     assert dict(counts) == {"first": "1.0", "second": "1.0", "later": "2.0"}
 
@@ -119,28 +120,55 @@ def test_wasted_steps_are_told_apart_by_how_late_they_are() -> None:
 def test_the_predicted_wait_is_asked_for_at_every_scrape() -> None:
     metrics = Metrics(CollectorRegistry())
     waits = iter([1.5, 2.5])
-    metrics.foresee(lambda: next(waits))
+    metrics.engine.predict_wait(lambda: next(waits))
     assert "variations_predicted_wait_seconds 1.5" in text(metrics)
     assert "variations_predicted_wait_seconds 2.5" in text(metrics)
 
 
+def test_lost_workers_are_counted_by_cause_with_what_becomes_of_their_requests() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.engine.restarted("signal")
+    metrics.engine.replayed(3)
+    metrics.engine.exhausted()
+    found = text(metrics)
+    for line in (
+        'variations_worker_restarts_total{cause="signal"} 1.0',
+        'variations_worker_restarts_total{cause="launch"} 0.0',
+        "variations_replayed_requests_total 3.0",
+        "variations_attempts_exhausted_total 1.0",
+    ):
+        assert line in found
+
+
+def test_decoder_failures_are_counted_by_reason() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.decoders.failed("cpu")
+    metrics.decoders.failed("died")
+    metrics.decoders.failed("died")
+    counts = re.findall(r'variations_decoder_failures_total{reason="(\w+)"} (\S+)', text(metrics))
+    assert dict(counts) == {"cpu": "1.0", "time": "0.0", "memory": "0.0", "died": "2.0"}
+
+
+def test_the_decoders_queue_is_asked_for_at_every_scrape() -> None:
+    metrics = Metrics(CollectorRegistry())
+    waiting = iter([0, 7])
+    metrics.decoders.watch(lambda: next(waiting))
+    assert "variations_decoder_queue_requests 0.0" in text(metrics)
+    assert "variations_decoder_queue_requests 7.0" in text(metrics)
+
+
 def test_an_idle_engine_has_no_rows() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.step(Stats(0.03, 6, 8, (64, 64), (("a", 0),), schedules=1, waiting_rows=4, cap=16))
-    metrics.idle()
+    metrics.engine.step(STEP)
+    metrics.engine.idle()
     assert "variations_active_rows 0.0" in text(metrics)
     assert "variations_waiting_rows 0.0" in text(metrics)
 
 
 def test_the_device_the_model_and_the_version_are_seen() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.device(DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=None))
-    model = ModelInfo(
-        id="demo", revision=None, guidance_scale=3.0, num_inference_steps=25,
-        scheduler=Scheduler.DDIM, fit=Fit.SQUASH, sizes=((64, 64),), device="cpu",
-        dtype="float32", safety_checker=True,
-    )  # fmt: skip
-    metrics.ready(model, 16)
+    metrics.engine.device(USE)
+    metrics.engine.ready(MODEL, 16)
     found = text(metrics)
     for line in (
         'variations_device_memory_bytes{kind="used"} 1.0',
@@ -152,40 +180,50 @@ def test_the_device_the_model_and_the_version_are_seen() -> None:
         f'variations_build_info{{python="{python_version()}",version="{__version__}"}} 1.0',
     ):
         assert line in found
-    metrics.device(DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=0.5))
+    metrics.engine.device(replace(USE, busy=0.5))
     assert "variations_device_busy_ratio 0.5" in text(metrics)
-    metrics.worker_up(False)
+    metrics.engine.worker_up(False)
     assert "variations_device_busy_ratio NaN" in text(metrics)
     assert "variations_device_memory_bytes{" not in text(metrics)
 
 
 def test_openmetrics_is_well_formed() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.pictures(ASKED, flagged=1)
+    metrics.engine.pictures(ASKED, flagged=1)
     exposed = openmetrics(metrics.registry).decode()  # type: ignore[no-untyped-call]
     families = openmetrics_parser(exposed)  # type: ignore[no-untyped-call]
     assert {family.name for family in families} >= {"variations_pictures", "variations_model"}
 
 
 def test_the_page_of_metrics_is_complete() -> None:
-    assert table() in PAGE.read_text(), f"docs/metrics.md needs:\n\n{table()}\n"
+    table = table_of(everything_counted())
+    assert table in PAGE.read_text(), f"docs/metrics.md needs:\n\n{table}\n"
 
 
-def table() -> str:
-    """All metrics as docs/metrics.md must show them."""
+def everything_counted() -> Metrics:
+    """Metrics in which every family with labels has a sample."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.http.request("/variations", 200, 0.1)
+    metrics.engine.step(STEP)
+    metrics.engine.stalled("decode", 0.5)
+    metrics.engine.device(USE)
+    metrics.engine.ready(MODEL, 16)
+    return metrics
+
+
+def table_of(metrics: Metrics) -> str:
+    """All metrics of our own as docs/metrics.md must show them."""
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics.foresee(lambda: 0.0)
-    collectors = sorted(registry._collector_to_names, key=lambda c: getattr(c, "_name", ""))
-    for collector in collectors:
-        if not isinstance(collector, MetricWrapperBase):
-            continue
-        (family, *_) = collector.describe()
-        names = INFO.get(family.name, collector._labelnames)
-        labels = ", ".join(f"`{name}`" for name in names)
-        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-        rows.append(
-            f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
-        )
+    for family in sorted(metrics.registry.collect(), key=lambda family: family.name):
+        if family.name.startswith("variations_"):
+            labels = ", ".join(f"`{name}`" for name in labels_of(family))
+            suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+            rows.append(
+                f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+            )
     return "\n".join(rows)
+
+
+def labels_of(family: Metric) -> Iterator[str]:
+    """The names of its labels, without a histogram's own."""
+    return (name for name in family.samples[0].labels if name != "le")

@@ -1,6 +1,6 @@
 """The service as a Ray Serve application: a replica is one engine, on the GPU that Ray gave it.
 
-Ray routes, scales and restarts; what a replica does is :func:`app.api.application.create_app`.
+Ray routes, scales and restarts; a replica itself is :func:`app.api.application.create_app`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from app.api.state import RETRY_NOT_READY, Service
 from app.settings import Settings
 
 TARGETS = "/metrics/replicas"
-"""Where Prometheus asks through the router which replicas there are, and where to scrape each."""
+"""Path of the list of replicas with the address of each one's metrics, for Prometheus."""
 
 SPARE_SECONDS = 30.0
 """A replica may take so much longer than its drain time before Ray kills it."""
@@ -78,7 +78,7 @@ class Variations:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def target(self) -> dict[str, object]:
-        """This replica as Prometheus wants to be told of it."""
+        """This replica as an entry of Prometheus' HTTP service discovery."""
         replica = serve.get_replica_context().replica_tag
         return {"targets": [self._address], "labels": {"replica": replica}}
 
@@ -106,7 +106,7 @@ async def _targets() -> list[Any]:
 
 
 class OneRequestId:
-    """Leaves the request id out of the answer: Ray's proxy adds the one it gave the request."""
+    """Middleware that removes the request id from the answer: Ray's proxy adds its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -35,8 +35,8 @@ class Replica:
 
     @property
     def worker(self) -> int:
-        """The process id of its worker, its only child."""
-        return int(call("pgrep", "--parent", self.pid))
+        """The process id of its worker, which is not its only child."""
+        return int(call("pgrep", "--parent", self.pid, "--full", r"app\.worker"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Cluster:
         return dict(details.json()["applications"].get("variations", {}))
 
     def addresses(self) -> dict[str, str]:
-        """Where the metrics of each replica are, by its id, as Prometheus is told."""
+        """The address of each replica's metrics, by its id, as Prometheus is told."""
         groups = httpx.get(f"{self.url}/metrics/replicas").json()
         return {one["labels"]["replica"]: f"http://{one['targets'][0]}" for one in groups}
 

@@ -70,7 +70,7 @@ class Container:
         return both.stdout
 
     def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for the end of the container, and return its exit status."""
         return int(call("timeout", END_SECONDS, "podman", "wait", self.name))
 
 
@@ -126,7 +126,7 @@ def build(tag: str, scratch: Path, context: Path = ROOT, **arguments: str) -> st
 
 
 def _pip_here(scratch: Path) -> dict[Path, Path]:
-    """What to mount, and where, so that pip in the build is set up as pip is here."""
+    """The mounts, source to target, that set up pip in the build as pip is here."""
     config = configparser.RawConfigParser()
     config["global"] = {}
     mounts = {}

@@ -1,4 +1,4 @@
-"""What can be seen of the deploy files by reading them: no engine, no cluster, no tools."""
+"""Checks of the deploy files by reading them: no engine, no cluster, no tools."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.ipc.messages import Stats
+from app.ipc.messages import StepStats
 from app.metrics import Metrics
 from app.settings import Settings
 from tests.deploy.dashboard import DASHBOARD, FIGURES, PAGE, queries, written
@@ -87,10 +87,9 @@ def test_the_autoscaler_asks_for_the_pods_of_its_namespace() -> None:
 @pytest.mark.parametrize("path", [DASHBOARD, RULES, SCALER], ids=_name)
 def test_every_metric_that_is_asked_for_is_exposed(path: Path) -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.foresee(lambda: 0.0)
-    metrics.step(Stats(0.1, 1, 1, (64, 64), (), schedules=1, waiting_rows=0, cap=1))
-    metrics.request("/variations", 200, 0.1)
-    metrics.started(0.1)
+    metrics.engine.step(StepStats(0.1, 1, 1, (64, 64), (), schedules=1, waiting_rows=0, cap=1))
+    metrics.http.request("/variations", 200, 0.1)
+    metrics.engine.started(0.1)
     exposed = set(
         re.findall(r"^(?:# TYPE )?(\w+)", generate_latest(metrics.registry).decode(), re.M)
     )

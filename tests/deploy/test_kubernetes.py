@@ -85,7 +85,7 @@ def test_a_gpu_pod_has_one_gpu_and_no_surge() -> None:
 @pytest.fixture
 def pod(image: str, tmp_path: Path) -> Iterator[str]:
     """The name of the container of the CPU overlay's Deployment, run by podman."""
-    call("podman", "tag", image, "localhost/variations:0.1.0-cpu")
+    call("podman", "tag", image, "localhost/variations:0.2.0-cpu")
     # The engine wants a Secret's data as JSON, cannot resolve a probe's named port, and would
     # publish the container's ports on this machine's.
     secret = tmp_path / "keys.json"

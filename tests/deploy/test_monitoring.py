@@ -111,7 +111,7 @@ def prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """Where it listens, once it says that it is ready."""
+    """The address it listens on, once its log says that it is ready."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -169,7 +169,7 @@ def test_every_panel_shows_something_and_an_alert_fires(
 
 @contextmanager
 def trouble(service: ServiceProcess) -> Iterator[None]:
-    """Callers of every kind, and a worker that is killed again and again, until the end."""
+    """Run callers of every kind, and kill the worker four times."""
     enough = Event()
     picture, skull = picture_file("PNG"), blocked()
     kinds: list[dict[str, Any]] = [

@@ -45,7 +45,7 @@ async def _client(ray: Cluster) -> AsyncIterator[httpx.AsyncClient]:
 
 @dataclass(slots=True)
 class Patient:
-    """Callers that post again whatever was refused for now, or was lost with a replica."""
+    """Callers that post a request again after a refusal, or when a replica died with it."""
 
     client: httpx.AsyncClient
     lost: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class Patient:
         await self.post_until(lambda: next(left, None) is None)
 
     def assert_pictures(self) -> None:
-        """Everybody got theirs."""
+        """Assert that every request got its pictures."""
         assert {answer.status_code for answer in self.answers} == {200}
 
 
@@ -295,7 +295,7 @@ def test_the_proxy_hands_on_what_the_service_says(ray: Cluster) -> None:
 
 
 async def _full(ray: Cluster) -> httpx.Response:
-    """What the third of three requests is told where two have a place."""
+    """The answer to the third of three requests where the queue holds two."""
     async with _client(ray) as client:
         answers = await asyncio.gather(*(post(client, FORM) for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
