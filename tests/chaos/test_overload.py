@@ -174,7 +174,7 @@ async def test_ten_times_too_much_for_a_minute(serve: Serve, kind: Kind) -> None
 
 
 def told_right(moment: float, told: float, admitted: list[float]) -> bool | None:
-    """Whether the queue next had room within ±25 % or 1 s of the time told; none after the end.
+    """The queue next had room within ±25 % or 1 s of the time told; ``None`` after the end.
 
     It had room when it next took somebody: at ten times too much somebody is always there.
     """
@@ -199,8 +199,9 @@ async def test_a_fifth_too_much(serve: Serve, retrying: float, seconds: float) -
             "admitted_then": round(admitted, 3),
         },
     )
-    # The more come back, the more ask in all than can be served, whatever they are told.
-    assert retrying > 0.25 or admitted >= 0.9
+    # Nothing is kept for those who come back. With one in six too many, five in six get in; and the
+    # more come back, the more ask in all than can be served.
+    assert retrying > 0.25 or admitted >= 0.7
 
 
 async def test_a_quarter_of_an_hour_leaves_nothing_behind(serve: Serve) -> None:

@@ -34,14 +34,13 @@ if "CHAOS_FAULTS" in os.environ:
 
 if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
     from typing import Any
-    from weakref import WeakSet
 
     import torch
 
     from app.pipeline import Pipeline
 
     folder = Path(os.environ["CHAOS_FAULTS"])
-    poisonous: WeakSet[Any] = WeakSet()
+    poisonous: list[Any] = []  # its first ends the process
     plain = {name: getattr(Pipeline, name) for name in ("encode", "start", "step", "decode")}
 
     def strike(stage: str) -> None:
@@ -62,16 +61,16 @@ if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
         strike("encode")
         return plain["encode"](self, *arguments)
 
-    def start(self: Any, embedding: Any, parameters: Any, index: int) -> Any:
+    def start(self: Any, rows: Any, parameters: Any, index: int) -> Any:
         strike("start")
-        sample = plain["start"](self, embedding, parameters, index)
+        sample = plain["start"](self, rows, parameters, index)
         if parameters.seed == POISON:
-            poisonous.add(sample)
+            poisonous.append(sample)
         return sample
 
     def step(self: Any, samples: Any, bucket: int | None = None) -> Any:
         strike("step")
-        if any(s in poisonous and s.steps_left < s.steps for s in samples):
+        if any(s is one and s.steps_left < s.steps for s in samples for one in poisonous):
             os.abort()
         return plain["step"](self, samples, bucket)
 
