@@ -210,7 +210,7 @@ class Decoders:
             stderr=DEVNULL,
             env=environment | _ONE_THREAD,
             cwd="/",
-            start_new_session=True,
+            process_group=0,  # no session: Linux would weigh its niceness inside that alone
         )
 
     def _unpacked(self, answer: bytes, side: int) -> EncoderInput:
