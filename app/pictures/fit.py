@@ -115,11 +115,15 @@ class _Band:
 
     pixels: slice
     results: slice
-    weights: Floats
+    weights: NDArray[np.float64]
 
 
 def _averaged(picture: Picture, height: int, width: int) -> Floats:
-    """Bicubic with antialias, the longer side first, in strips that lie along it."""
+    """Bicubic with antialias, the longer side first, in strips that lie along it.
+
+    Summed in float64: each processor's matrix product has an order of its own, and once rounded to
+    float32 that is seen no more.
+    """
     if picture.shape[0] > picture.shape[1]:
         return _averaged(picture.transpose(1, 0, 2), width, height).transpose(1, 0, 2)
     narrow = np.empty((3 * picture.shape[0], width), np.float32)
@@ -127,20 +131,21 @@ def _averaged(picture: Picture, height: int, width: int) -> Floats:
     rows = max(1, _STRIP_PIXELS // picture.shape[1])
     for top in range(0, picture.shape[0], rows):
         strip = picture[top : top + rows].transpose(0, 2, 1)
-        lines = np.ascontiguousarray(strip, np.float32).reshape(-1, picture.shape[1])
+        lines = np.ascontiguousarray(strip, np.float64).reshape(-1, picture.shape[1])
         place = slice(3 * top, 3 * top + len(lines))
         for band in bands:
             narrow[place, band.results] = lines[:, band.pixels] @ band.weights
     fitted = np.empty((height, 3 * width), np.float32)
     for band in _bands(picture.shape[0], height):
-        fitted[band.results] = band.weights.T @ narrow.reshape(-1, 3 * width)[band.pixels]
+        lines = narrow.reshape(-1, 3 * width)[band.pixels].astype(np.float64)
+        fitted[band.results] = band.weights.T @ lines
     return fitted.reshape(height, 3, width).transpose(0, 2, 1) / np.float32(255)
 
 
 def _bands(source: int, target: int) -> list[_Band]:
     """Keys' kernel with a = −0.5, widened where the picture shrinks and cut off at its edges.
 
-    In float32 throughout, as torch's ``_upsample_bicubic2d_aa``.
+    Computed in float32, as torch's ``_upsample_bicubic2d_aa``.
     """
     scale = np.float32(source / target)
     stretch = max(scale, np.float32(1))
@@ -155,5 +160,6 @@ def _bands(source: int, target: int) -> list[_Band]:
         read = (pixels >= first[results]) & (pixels < end[results])
         weights = _keys(distances.clip(max=2), a=-0.5) * read
         weights /= weights.sum(axis=0)
-        bands.append(_Band(slice(first[start], end[results.stop - 1]), results, weights))
+        read_by_any = slice(first[start], end[results.stop - 1])
+        bands.append(_Band(read_by_any, results, weights.astype(np.float64)))
     return bands

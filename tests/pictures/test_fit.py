@@ -1,5 +1,6 @@
 """Pictures on their way to the image encoder."""
 
+import os
 import subprocess
 import sys
 
@@ -181,3 +182,29 @@ def test_a_square_picture_is_the_same_whatever_the_fit() -> None:
     squashed, cropped, padded = (preprocessing()(square, fit) for fit in Fit)
     assert np.array_equal(squashed, cropped)
     assert np.array_equal(squashed, padded)
+
+
+_DIGEST = """
+import hashlib
+import numpy as np
+from app.parameters import Fit
+from app.pictures.fit import Preprocessing
+picture = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+fitted = Preprocessing(224, True, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))(picture, Fit.SQUASH)
+print(hashlib.sha256(fitted.tobytes()).hexdigest())
+"""
+
+
+def test_the_result_is_the_same_whichever_kernels_multiply_matrices() -> None:
+    """OpenBLAS takes those of the processor, or of the one that this variable names."""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST],
+            env=os.environ | {"OPENBLAS_CORETYPE": core},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for core in ("Prescott", "Haswell")
+    }
+    assert len(digests) == 1
