@@ -128,12 +128,12 @@ def jpeg_whose_exif_block_comes_in_crumbs(size: int) -> bytes:
     return _after_start(saved(picture(), "JPEG"), crumbs)
 
 
-def slow_jpeg(scans: int = 50) -> bytes:
+def slow_jpeg(scans: int = 50, side: int = 7000) -> bytes:
     """A progressive file whose last scan is repeated; every scan goes over the whole picture.
 
-    At 49 megapixels, 50 scans more are not too many, and take some seconds of the processor.
+    50 scans more are not too many, and at 49 megapixels take some seconds of the processor.
     """
-    data = saved(Image.new("L", (7000, 7000)), "JPEG", progressive=True)
+    data = saved(Image.new("L", (side, side)), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : data.rindex(b"\xff\xd9")]
     return data[:-2] + scan * scans + data[-2:]
 
