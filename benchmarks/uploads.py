@@ -2,8 +2,9 @@
 
 Two measurements against the running service with the built-in model:
 
-* eight requests run, and a 50-megapixel JPEG is posted among them: the seconds of their steps,
-  over the usual step of the same batch in the same run;
+* eight requests run, and a 50-megapixel JPEG is posted among them: the seconds of their steps
+  meanwhile, over those of the same batch in the same run with no upload; with one thread for
+  torch, and with as many as there are cores;
 * four such pictures are decoded at once, again and again: the latency of ``GET /healthz``.
 
 Step times are read from the worker's own reports, through an engine whose metrics keep them.
@@ -45,7 +46,7 @@ FORM = {"n": "1", "scheduler": "heun", "num_inference_steps": "100", "guidance_s
 
 def large_jpeg(megapixels: int = 50) -> bytes:
     """A JPEG of noise blurred enough to be of a photograph's size."""
-    width, height = 8660, round(megapixels * 1e6 / 8660)
+    width, height = 8660, int(megapixels * 1e6) // 8660
     coarse = np.random.default_rng(0).integers(0, 256, (height // 20, width // 20, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG")
@@ -54,21 +55,19 @@ def large_jpeg(megapixels: int = 50) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Steps of one number of rows, in seconds; ``over_usual`` divides the longest by the median."""
+    """Steps of one number of rows, in seconds."""
 
     steps: int
     median: float
     p99: float
     longest: float
-    over_usual: float
 
     @classmethod
-    def of(cls, seconds: list[float], usual: float) -> "Steps":
-        """The steps of some period, compared with the median of the quiet one."""
+    def of(cls, seconds: list[float]) -> "Steps":
+        """The steps of some period."""
         ordered = sorted(seconds)
         p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-        median = statistics.median(ordered)
-        return cls(len(ordered), median, p99, ordered[-1], ordered[-1] / usual)
+        return cls(len(ordered), statistics.median(ordered), p99, ordered[-1])
 
 
 class RecordingEngine(Engine):
@@ -104,8 +103,9 @@ def service() -> Iterator[tuple[str, RecordingEngine]]:
         thread.join()
 
 
-def measure_steps(rounds: int) -> dict[str, Any]:
+def measure_steps(rounds: int, threads: int) -> dict[str, Any]:
     """Steps of eight requests without and with a large upload among them, alternating."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of torch, in the worker
     large = large_jpeg()
     usual: list[float] = []
     disturbed: list[float] = []
@@ -117,12 +117,18 @@ def measure_steps(rounds: int) -> dict[str, Any]:
             began, ended = run_eight(client, large if with_upload else None)
             seconds = full_steps(engine.steps, began, ended)
             (disturbed if with_upload else usual).extend(seconds)
-    median = statistics.median(usual)
+    without, during = Steps.of(usual), Steps.of(disturbed)
     return {
         "rounds": rounds,
         "upload_megabytes": round(len(large) / 1e6, 1),
-        "steps_without": asdict(Steps.of(usual, median)),
-        "steps_while_it_is_uploaded_and_decoded": asdict(Steps.of(disturbed, median)),
+        "without": asdict(without),
+        "while_it_is_uploaded_and_decoded": asdict(during),
+        "ratio": {
+            "median": during.median / without.median,
+            "p99": during.p99 / without.p99,
+            "longest": during.longest / without.longest,
+            "longest_over_usual_median": during.longest / without.median,
+        },
     }
 
 
@@ -145,11 +151,11 @@ def run_eight(client: httpx.Client, large: bytes | None) -> tuple[float, float]:
 
 
 def full_steps(steps: list[tuple[float, StepStats]], began: float, ended: float) -> list[float]:
-    """Seconds of the steps in that time that had all eight requests in them and no other."""
+    """Seconds of the steps that overlap that time and had all eight requests in them."""
     return [
         stats.seconds
         for when, stats in steps
-        if began <= when <= ended and stats.requests == RUNNING and stats.rows == 2 * RUNNING
+        if began <= when and when - stats.seconds <= ended and stats.requests == RUNNING
     ]
 
 
@@ -233,7 +239,9 @@ def main(
     """Measure both, print the figures and write them to a file."""
     figures = {
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "steps": measure_steps(rounds),
+        "steps_by_threads": {
+            threads: measure_steps(rounds, threads) for threads in sorted({1, os.cpu_count() or 1})
+        },
         "healthz": measure_health(seconds),
     }
     text = json.dumps(figures, indent=2) + "\n"
