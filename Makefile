@@ -35,6 +35,7 @@ test-slow: install
 
 # Figures go to benchmarks/results/reliability.json, and from there into docs/reliability.md.
 test-chaos: install
+	rm -f benchmarks/results/reliability.json
 	VARIATIONS_FIGURES=$(CURDIR)/benchmarks/results/reliability.json \
 		$(BIN)/python -m pytest -m chaos --timeout 3600
 	$(BIN)/python -m tests.chaos.report

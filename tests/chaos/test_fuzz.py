@@ -66,12 +66,12 @@ def test_thousands_of_broken_files_and_every_bomb_over_http(serve: Serve) -> Non
                 "bombs": len(bombs),
                 "by_status": {str(s): statuses.count(s) for s in sorted(set(statuses))},
                 "workers_lost": 0,
-                "peak_megabytes": round(peak / 1e6),
-                "peak_before_megabytes": round(before / 1e6),
+                "api_peak_megabytes": round(peak / 1e6),
+                "api_peak_before_megabytes": round(before / 1e6),
             },
         )
-    # Four uploads with two copies each, and two decodings at once of the most that is allowed.
-    assert peak - before < 1.5 * 2**30
+    # Four uploads with a few copies each; pixels are the decoders', which have limits of their own.
+    assert peak - before < 2**29
 
 
 def peak_bytes(pid: int) -> int:
