@@ -98,7 +98,7 @@ def test_a_callers_trace_is_read_as_w3c_says(given: str, known: str | None) -> N
 @pytest.mark.timeout(60)
 def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        tracing = tracing_to(f"http://127.0.0.1:{deaf.getsockname()[1]}", "1.0")
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        tracing = tracing_to(f"http://127.0.0.1:{collector.getsockname()[1]}", "1.0")
         tracing.stages("seen", [Stage("read", 0.0, 1.0)])
         tracing.close()

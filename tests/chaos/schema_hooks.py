@@ -1,4 +1,4 @@
-"""What Schemathesis cannot know from the document: how to make a picture, and how patient to be."""
+"""Hooks for Schemathesis: a picture to send and the time to wait, which the document cannot say."""
 
 import io
 from typing import Any

@@ -25,7 +25,7 @@ SETTLING = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What everybody asks for, and the seconds that they will wait for it."""
+    """A form that everybody posts, and the seconds that they wait for its answer."""
 
     name: str
     steps: int
@@ -44,7 +44,7 @@ SLOW = Kind("slow", steps=60, deadline=100.0)
 
 @dataclass(slots=True)
 class Tally:
-    """What happened, by the clock of the one who measures."""
+    """Events of a run, by the clock of the one who measures."""
 
     admitted: list[float] = field(default_factory=list)
     finished: list[float] = field(default_factory=list)
@@ -126,12 +126,12 @@ async def open_loop(
 
     async def arrive() -> None:
         began = time.monotonic()
-        patience = {"x-request-timeout": str(kind.deadline)}
-        response = await post(client, kind.form, **patience)
+        deadline = {"x-request-timeout": str(kind.deadline)}
+        response = await post(client, kind.form, **deadline)
         tally.count(response, began)
         if response.status_code == 429 and random.random() < retrying:
             await asyncio.sleep(float(response.headers["retry-after"]))
-            again = await post(client, kind.form, **patience)
+            again = await post(client, kind.form, **deadline)
             tally.retried.append(again.status_code)
             if again.status_code == 200:
                 tally.finished.append(time.monotonic())

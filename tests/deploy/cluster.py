@@ -22,7 +22,7 @@ from tests.deploy.files import DEPLOY
 
 RAY: Final = DEPLOY / "ray"
 BIN: Final = Path(sys.executable).parent
-PATIENCE_SECONDS: Final = 180
+MOST_SECONDS: Final = 180
 END_SECONDS: Final = 60
 
 
@@ -174,7 +174,7 @@ def _node(role: str, environment: dict[str, str], gpu: str, **values: object) ->
 
 def wait_until(happened: Callable[[], bool]) -> None:
     """Wait for what only Ray can bring about."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + MOST_SECONDS
     while time.monotonic() < end:
         with suppress(httpx.TransportError, ValueError, KeyError):
             if happened():

@@ -1,4 +1,4 @@
-"""What the engine keeps out of the API process."""
+"""Modules that the engine keeps out of the API process."""
 
 import subprocess
 import sys

@@ -247,7 +247,7 @@ HARMLESS = frozenset(
         "webp_whose_orientation_is_many_numbers",
     )
 )
-"""What these would cost lies in what is left out."""
+"""Bombs whose cost would lie in what is left out."""
 
 UNUSUAL = {
     "bmp_of_run_lengths": FormatNotAllowed,

@@ -1,4 +1,4 @@
-"""What decoding holds at once, seen from outside: Pillow's memory is not Python's.
+"""Memory that decoding holds at once, seen from outside: Pillow's memory is not Python's.
 
 The peak is the kernel's ``VmHWM``; ``ru_maxrss`` would begin at that of the process that started
 this one.
@@ -125,7 +125,7 @@ CASES: Final[dict[str, tuple[int, Callable[[tuple[int, int]], bytes]]]] = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is decoded first, so that loading libraries does not count."""
+    """A small picture, decoded first so that loading libraries does not count."""
     path = tmp_path_factory.mktemp("small") / "small.png"
     path.write_bytes(saved(Image.new("LA", (600, 600)), "PNG"))
     return path

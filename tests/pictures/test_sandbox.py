@@ -43,7 +43,7 @@ MODES = {
 
 @dataclass
 class Counts:
-    """What was counted."""
+    """Counts that the pool has made."""
 
     reasons: list[str] = field(default_factory=list)
     waiting: Callable[[], int] = lambda: -1
