@@ -140,7 +140,7 @@ def problem(
 ) -> Response:
     """A problem as a response. Without a ``kind`` the status says all (``about:blank``)."""
     body = Problem(
-        type=f"urn:variations:{_kebab(kind.__name__)}" if kind else "about:blank",
+        type=f"urn:variations:{kind.title.lower().replace(' ', '-')}" if kind else "about:blank",
         title=kind.title if kind else HTTPStatus(status).phrase,
         status=status,
         detail=detail,
@@ -165,18 +165,13 @@ def of_error(scope: Scope, error: VariationsError) -> Response:
         fields = [FieldProblem(field=error.field, message=message)]
     return problem(
         scope,
-        status_of(type(error)),
+        STATUS[type(error)],
         message,
         kind=type(error),
         fields=fields,
         retry_after=_retry_after(error),
         headers=_headers(error),
     )
-
-
-def status_of(kind: type[VariationsError]) -> int:
-    """The HTTP status of an error class, or of the nearest class above it."""
-    return next(STATUS[base] for base in kind.__mro__ if base in STATUS)
 
 
 def _retry_after(error: VariationsError) -> float | None:
@@ -215,10 +210,6 @@ def _headers(error: VariationsError) -> dict[str, str]:
 def without_folders(message: str) -> str:
     """A message for whoever runs the service, made fit for everybody: of a path the last part."""
     return _FOLDERS.sub("…/", message)
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 async def _on_error(request: Request, error: VariationsError) -> Response:
