@@ -200,6 +200,7 @@ class Decoders:
         return process
 
     async def _launch(self) -> Process:
+        # In our own session: in one of its own, Linux would not weigh its niceness against ours.
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-c", _BOOT),
@@ -210,7 +211,6 @@ class Decoders:
             stderr=DEVNULL,
             env=environment | _ONE_THREAD,
             cwd="/",
-            process_group=0,  # no session: Linux would weigh its niceness inside that alone
         )
 
     def _unpacked(self, answer: bytes, side: int) -> EncoderInput:
