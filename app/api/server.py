@@ -16,7 +16,9 @@ import uvicorn
 from app import logs
 from app.api.application import create_app
 from app.api.middleware.connections import Connections, most_connections
-from app.api.state import Decoders, Engine, Service
+from app.api.state import Service
+from app.engine.engine import Engine
+from app.pictures.sandbox import Decoders
 from app.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
