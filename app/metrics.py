@@ -17,13 +17,11 @@ from app import __version__
 from app.engine.process import Cause
 from app.ipc.messages import DeviceUse, StageName, StepStats, WorkStage
 from app.parameters import ModelInfo, Parameters
+from app.pictures.sandbox import Reason
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unused
 
 REFUSALS = ("queue_full", "quota", "deadline", "not_ready", "draining")
-
-DecoderFailure = Literal["cpu", "time", "memory", "died"]
-"""Why a decoder process gave no picture: a limit that it reached, or its end for another reason."""
 
 _WASTED = ("first", "second", "later")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -116,10 +114,10 @@ class DecoderMetrics:
             ["reason"],
             registry=registry,
         )
-        for reason in get_args(DecoderFailure):
+        for reason in get_args(Reason):
             self._failures.labels(reason)
 
-    def failed(self, reason: DecoderFailure) -> None:
+    def failed(self, reason: Reason) -> None:
         """A decoder process ended before it had decoded its upload."""
         self._failures.labels(reason).inc()
 
