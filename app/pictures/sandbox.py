@@ -21,7 +21,15 @@ from typing import Final, Literal, Protocol, Self, cast
 import numpy as np
 
 import app
-from app.errors import BadInput, DecoderDied, FormatNotAllowed, NotAPicture, TooCostly, TooLarge
+from app.errors import (
+    BadInput,
+    DecoderDied,
+    FormatNotAllowed,
+    NotAPicture,
+    NotReady,
+    TooCostly,
+    TooLarge,
+)
 from app.parameters import EncoderInput, Fit
 from app.pictures.decode import BYTES_PER_PIXEL
 from app.pictures.decoder import FITTED, LENGTH, LENGTHS, OUT_OF_MEMORY, REFUSED
@@ -31,6 +39,9 @@ from app.pictures.formats.contents import FIELD
 logger = logging.getLogger(__name__)
 
 Reason = Literal["cpu", "time", "memory", "died"]
+
+RETRY_SECONDS: Final = 5.0
+"""Seconds after which to ask again where no process can be started."""
 
 MOST_PROCESSES: Final = 4
 """Decoders at once unless told otherwise; fewer where this machine has fewer cores."""
@@ -145,8 +156,8 @@ class Decoders:
 
         ``read`` gives its bytes, and is called once there is a process for them: until then a large
         upload can stay where it is. Raises the errors of :func:`app.pictures.decode.decode`,
-        :class:`TooCostly` where it takes more than the limits allow, and :class:`DecoderDied`. When
-        cancelled, the process is ended.
+        :class:`TooCostly` where it takes more than the limits allow, :class:`DecoderDied`, and
+        :class:`NotReady` where no process can be started. When cancelled, the process is ended.
         """
         self._waiting += 1
         try:
@@ -195,8 +206,14 @@ class Decoders:
                 await _send(process, head)
                 return process
             await _end(process)
-        process = await self._launch()
-        await _send(process, head)
+        try:
+            process = await self._launch()
+        except OSError as error:  # too many processes or files, too little memory: it may pass
+            raise NotReady(
+                "No process could be started to decode the picture", retry_after=RETRY_SECONDS
+            ) from error
+        with suppress(ConnectionError):  # whoever waits for its answer will see
+            await _send(process, head)
         return process
 
     async def _launch(self) -> Process:

@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import BadInput, DecoderDied, FormatNotAllowed, NotAPicture, TooCostly, TooLarge
+from app.errors import (
+    BadInput,
+    DecoderDied,
+    FormatNotAllowed,
+    NotAPicture,
+    NotReady,
+    TooCostly,
+    TooLarge,
+)
 from app.parameters import EncoderInput, Fit
 from app.pictures.decode import decode
 from app.pictures.fit import Preprocessing
@@ -239,6 +248,28 @@ async def test_uploads_beyond_the_processes_wait_unread(slow: bytes) -> None:
         await until(lambda: decoders.waiting == 0)
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_where_no_process_can_be_started_the_caller_may_ask_again(slow: bytes) -> None:
+    async with running(processes=1) as decoders:
+        task = asyncio.create_task(decoded(decoders, slow))
+        await until(lambda: decoders.pids)
+        task.cancel()  # which ends the only process
+        await asyncio.gather(task, return_exceptions=True)
+        with no_more_files(), pytest.raises(NotReady, match="No process"):
+            await decoded(decoders)
+        assert (await decoded(decoders)).shape == (3, 32, 32)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may not open another file, and so no pipe to another process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_an_idle_decoder_that_dies_is_replaced_and_nobody_notices(slow: bytes) -> None:
