@@ -26,6 +26,7 @@ from PIL import Image, ImageCms, _imaging
 from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
 from app.parameters import Size
 from app.pictures import Picture
+from app.pictures.colour import Space, is_grey, to_srgb
 from app.pictures.formats import first_picture, format_of
 from app.pictures.formats.contents import FIELD, Contents
 
@@ -39,6 +40,9 @@ MAX_SIDE: Final = 65_535
 """Pixels: more than JPEG, GIF and most programs can hold is refused."""
 
 _STRIP_PIXELS = 2**18
+_GREY_WITHIN = 8
+
+Convert = Callable[[Image.Image], Image.Image]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,7 +102,7 @@ _silence_libtiff()
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:
-    """Decode an upload into upright RGB pixels, what is transparent laid over white.
+    """Decode an upload into upright sRGB pixels, what is transparent laid over white.
 
     Raises :class:`NotAPicture`, :class:`FormatNotAllowed` or :class:`TooLarge`. Takes a while
     and much memory for a large picture: uploads are decoded by :mod:`app.pictures.sandbox`.
@@ -153,12 +157,12 @@ def _decoded(contents: Contents, name: str) -> Picture:
         if image.size != contents.size:
             raise ValueError(f"read as {image.size}, though its header says {contents.size}")
         image.load()
-        return _to_rgb(image, contents.orientation)
+        return _to_rgb(image, contents.orientation, contents.profile)
 
 
-def _to_rgb(image: Image.Image, orientation: int) -> Picture:
+def _to_rgb(image: Image.Image, orientation: int, profile: bytes) -> Picture:
     """Convert in strips: a whole picture in every intermediate mode would take gigabytes."""
-    convert = _converter(image)
+    convert = _converter(image, profile)
     lying = orientation in _LYING
     picture = np.empty((*(image.size if lying else image.size[::-1]), 3), np.uint8)
     for top, strip in _strips(image):
@@ -182,20 +186,50 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """The function that makes RGB of each strip of this picture."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return partial(_deep_to_rgb, white=_white(image))
-    if image.has_transparency_data:
-        return _over_white
+def _converter(image: Image.Image, profile: bytes) -> Convert:
+    """The function that makes sRGB of each strip of this picture."""
     if image.mode == "LAB":
         return _lab_to_rgb()
-    return partial(Image.Image.convert, mode="RGB")
+    to_rgb = to_srgb(profile, _space(image, profile)) if profile else None
+    to_rgb = to_rgb or partial(Image.Image.convert, mode="RGB")
+    if _is_deep(image):
+        return partial(_deep_to_rgb, white=_white(image), to_rgb=to_rgb)
+    if image.has_transparency_data:
+        return partial(_over_white, to_rgb=to_rgb)
+    return to_rgb
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    """Grey of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _space(image: Image.Image, profile: bytes) -> Space:
+    """The colour space that the picture's profile should be of."""
+    if image.mode == "CMYK":
+        return "CMYK"
+    if _is_deep(image) or image.mode in ("1", "L", "LA", "La"):
+        return "L"
+    # WebP has no grey, but keeps the profile of a picture that was.
+    return "L" if is_grey(profile) and _looks_grey(image) else "RGB"
+
+
+def _looks_grey(image: Image.Image) -> bool:
+    """True where no pixel has more colour than lossy compression makes."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    return all(
+        int(np.ptp(np.asarray(strip)[..., :3], axis=-1).max()) <= _GREY_WITHIN
+        for _, strip in _strips(image)
+    )
+
+
+def _over_white(image: Image.Image, to_rgb: Convert) -> Image.Image:
     white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, _to_rgba(image)).convert("RGB")
+    rgba = _to_rgba(image)
+    coloured = to_rgb(rgba.convert("RGB"))
+    coloured.putalpha(rgba.getchannel("A"))
+    return Image.alpha_composite(white, coloured).convert("RGB")
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
@@ -204,7 +238,7 @@ def _to_rgba(image: Image.Image) -> Image.Image:
     return (image.convert(plain) if plain else image).convert("RGBA")
 
 
-def _lab_to_rgb() -> Callable[[Image.Image], Image.Image]:
+def _lab_to_rgb() -> Convert:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
@@ -215,17 +249,17 @@ def _lab_to_rgb() -> Callable[[Image.Image], Image.Image]:
     return convert
 
 
-def _deep_to_rgb(image: Image.Image, white: float) -> Image.Image:
+def _deep_to_rgb(image: Image.Image, white: float, to_rgb: Convert) -> Image.Image:
     """Scale grey values of more than 8 bits to 0–255, where ``convert`` would clip them."""
     with np.errstate(invalid="ignore"):  # numpy warns of NaNs that signal
         values = np.asarray(image).astype(np.float64)
     grey = Image.fromarray(_scaled(values, white))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
-        return grey.convert("RGB")
+        return to_rgb(grey)
     alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
     grey.putalpha(Image.fromarray(alpha))
-    return _over_white(grey)
+    return _over_white(grey, to_rgb)
 
 
 def _scaled(values: NDArray[np.float64], white: float) -> NDArray[np.uint8]:

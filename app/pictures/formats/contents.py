@@ -19,13 +19,14 @@ class Contents:
     """The first picture of a file, as a file of its own; what has no pixels in it is left out.
 
     ``tile`` is the size of the pieces it is stored in, where a piece may be larger than the whole.
-    ``orientation`` is EXIF's, 1–8.
+    ``orientation`` is EXIF's, 1–8. ``profile`` is the ICC profile of its colours, unread.
     """
 
     size: Size
     data: bytes
     orientation: int = 1
     tile: Size | None = None
+    profile: bytes = b""
 
 
 class Damaged(ValueError):

@@ -16,7 +16,8 @@ MAX_SCANS: Final = 64
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDD))
-_JFIF, _EXIF, _ADOBE = 0xE0, 0xE1, 0xEE
+_JFIF, _EXIF, _PROFILE, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
+_PROFILE_PREFIX = b"ICC_PROFILE\0"
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 """Markers without a segment."""
@@ -33,6 +34,12 @@ class _Header:
         self.kept: list[bytes] = [SIGNATURE[:2]]
         self.size: Size | None = None
         self.orientation: int | None = None
+        self._profile: dict[int, bytes] = {}
+
+    @property
+    def profile(self) -> bytes:
+        """Its parts, which come in any order, put together (ICC.1:2022, annex B.4)."""
+        return b"".join(part for _, part in sorted(self._profile.items()))
 
     def add(self, marker: int, segment: bytes) -> None:
         """Take in one segment, which begins with its length."""
@@ -40,6 +47,8 @@ class _Header:
             self._add_size(segment)
         if marker == _EXIF and self.orientation is None and segment[2:].startswith(exif.PREFIX):
             self.orientation = exif.orientation(segment[2:])
+        if marker == _PROFILE and segment[2:].startswith(_PROFILE_PREFIX) and len(segment) > 16:
+            self._profile[segment[14]] = segment[16:]
         if marker in _FRAMES or marker in _TABLES or _tells_colours(marker, segment):
             self.kept.append(bytes((0xFF, marker)) + segment)
 
@@ -51,14 +60,16 @@ class _Header:
 
 
 def read(data: bytes) -> Contents:
-    """Profiles, comments and thumbnails are left out; what follows the picture is never read."""
+    """Comments and thumbnails are left out; what follows the picture is never read."""
     header = _Header()
     scans = _read_header(data, header)
     if header.size is None:
         raise Damaged("there is no frame before the first scan")
     _check_scans(data, scans)
     header.kept.append(data[scans:])
-    return Contents(header.size, b"".join(header.kept), header.orientation or 1)
+    return Contents(
+        header.size, b"".join(header.kept), header.orientation or 1, profile=header.profile
+    )
 
 
 def _read_header(data: bytes, header: _Header) -> int:

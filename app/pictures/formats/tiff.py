@@ -12,7 +12,7 @@ from app.pictures.formats.exif import upright_if_odd
 
 SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_WIDTH, _HEIGHT, _COMPRESSION, _ORIENTATION = 256, 257, 259, 274
+_WIDTH, _HEIGHT, _COMPRESSION, _ORIENTATION, _PROFILE = 256, 257, 259, 274, 34675
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _NUMBERS = (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT)
 
@@ -30,7 +30,7 @@ _COMPRESSIONS = frozenset((1, 5, 7, 8, 32773, 32946))
 """None, LZW, JPEG, Deflate's two numbers and PackBits. CCITT's three are for faxes: nobody keeps
 pictures in them, and libtiff reads on past what is broken, with an error for every line."""
 
-_SHORT = 3
+_SHORT, _UNDEFINED = 3, 7
 _INTEGERS = {_SHORT: "H", 4: "I", 16: "Q"}
 
 
@@ -84,6 +84,7 @@ def read(data: bytes) -> Contents:
         data=data[:start] + _written(kept, layout, end - start) + data[end:],
         orientation=_orientation(entries, layout.order),
         tile=_tile(numbers),
+        profile=_profile(data, layout, entries.get(_PROFILE)),
     )
 
 
@@ -135,6 +136,14 @@ def _orientation(entries: Mapping[int, _Entry], order: str) -> int:
     if entry is None or (entry.kind, entry.count) != (_SHORT, 1):
         return 1
     return upright_if_odd(entry.integer(order))
+
+
+def _profile(data: bytes, layout: _Layout, entry: _Entry | None) -> bytes:
+    """The profile lies elsewhere in the file: it is larger than an entry's value."""
+    if entry is None or entry.kind != _UNDEFINED:
+        return b""
+    (start,) = struct.unpack_from(layout.offset, entry.value)
+    return data[start : start + entry.count]
 
 
 def _tile(numbers: Mapping[int, int]) -> Size | None:

@@ -16,19 +16,22 @@ _PICTURES = frozenset((b"VP8 ", b"VP8L", b"ANMF"))
 
 
 def read(data: bytes) -> Contents:
-    """Profiles and the further frames of an animation are left out."""
+    """The further frames of an animation are left out."""
     if data[8:12] != b"WEBP":
         raise Damaged("it is another kind of RIFF file")
     kept: list[bytes] = []
-    upright, found = 1, False
+    upright, found, profile = 1, False, b""
     for kind, start, end in _chunks(data):
         if not found and (kind in _BEFORE_THE_PICTURE or kind in _PICTURES):
             kept.append(data[start:end])
             found = kind in _PICTURES
         elif kind == b"EXIF":
             upright = exif.orientation(data[start + 8 : end])
+        elif kind == b"ICCP":
+            profile = data[start + 8 : end]
     body = b"WEBP" + b"".join(kept)
-    return Contents(_size(kept[0]), SIGNATURE + struct.pack("<I", len(body)) + body, upright)
+    head = SIGNATURE + struct.pack("<I", len(body))
+    return Contents(_size(kept[0]), head + body, upright, profile=profile)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
