@@ -196,7 +196,7 @@ class Engine:
             logger.error("Request %s has no attempt left", name, extra={"request_id": name})
             self._metrics.exhausted()
             self._fail(generation, AttemptsExhausted(attempts.EXHAUSTED))
-        for generation in running:
+        for generation in lost:
             generation.restart()
         if last := [one.request_id for one in running if attempts.is_last(one)]:
             logger.warning("Twice in the steps of a worker that ended, so now alone: %s", last)
@@ -261,7 +261,7 @@ class Engine:
             generation.wasted_steps += 1
             self._metrics.wasted_step(generation.wasted_steps)
             return
-        if generation.status is Status.QUEUED and not generation.attempts:
+        if not generation.started:
             self._metrics.started(monotonic() - seconds - generation.accepted)
         generation.step(indices)
 

@@ -114,6 +114,8 @@ class Generation:
         self.status = Status.QUEUED
         self.attempts = 0
         """Workers that ended with it in their steps."""
+        self.started = False
+        """It has been in a step, of this worker or of one before it."""
         self.watchers = 0
         """Iterators over its events that are open."""
         self.wasted_steps = 0
@@ -182,6 +184,7 @@ class Generation:
         if self.ended:
             return
         self.status = Status.RUNNING
+        self.started = True
         for index in indices:
             self._steps[index] += 1
         self._tell(StepDone(tuple(self._steps), self.parameters.calls))

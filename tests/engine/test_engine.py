@@ -16,10 +16,13 @@ from app.engine.generation import (
     Queued,
     Restarted,
     Result,
+    Status,
     StepDone,
 )
+from app.engine.lifecycle import WorkerState
 from app.errors import AttemptsExhausted, GenerationFailed, NotReady, WorkerUnavailable
-from app.parameters import Scheduler
+from app.ipc.messages import Encoded, Ready, StepStats
+from app.parameters import Parameters, Scheduler
 from tests.support.engine import (
     Diary,
     kill_while_running,
@@ -29,7 +32,7 @@ from tests.support.engine import (
     start_message,
     submit,
 )
-from tests.support.requests import ENDLESS_REQUEST, SHORT_REQUEST
+from tests.support.requests import ENDLESS_REQUEST, MODEL, PREPROCESSING, SHORT_REQUEST
 
 pytestmark = pytest.mark.anyio
 
@@ -223,8 +226,57 @@ async def test_a_request_that_only_waits_uses_no_attempt_up(running: Running) ->
         await kill_while_running(engine, diary, "runs")
     assert running_one.attempts == 2
     assert patient.attempts == 0
+    assert patient.status is Status.QUEUED
     for generation in (running_one, second, patient):
         generation.cancel()
+
+
+async def test_who_has_begun_and_waits_again_for_lack_of_memory_is_run_again_too(
+    tiny_checkpoint: Path,
+) -> None:
+    """Not in the steps when the worker ends: no attempt is used up, but its steps are lost."""
+    engine = ReadyEngine(start_message(tiny_checkpoint), Diary())
+    ready = Ready(MODEL, PREPROCESSING, (2, 4), {2: 0.1, 4: 0.2}, 0.5, 0.5, 2)
+    engine.receive(ready)
+    asked = replace(SHORT_REQUEST, n=1)
+    first, second = (submit(engine, name, asked) for name in ("first", "second"))
+    tell_encoded(engine, "first", "second")
+    for cap in (4, 2):
+        tell_step(engine, asked, cap, "first", "second")
+    engine.worker_lost()
+    assert (first.attempts, second.attempts) == (1, 0)
+    assert first.status is second.status is Status.QUEUED
+    engine.receive(ready)
+    tell_encoded(engine, "first", "second")
+    tell_step(engine, asked, 4, "first", "second")
+    second.cancel()
+    events = [event async for event in second.events()]
+    steps = [event.done for event in events if isinstance(event, StepDone)]
+    assert steps == [(1,), (2,), (1,)]
+    assert events.count(Restarted()) == 1
+
+
+class ReadyEngine(Engine):
+    """An engine that takes its worker, which the test plays, to be ready."""
+
+    @property
+    def state(self) -> WorkerState:
+        return WorkerState("ready", "ready")
+
+    @property
+    def accepting(self) -> bool:
+        return True
+
+
+def tell_encoded(engine: Engine, *names: str) -> None:
+    for name in names:
+        engine.receive(Encoded(name, 0.1))
+
+
+def tell_step(engine: Engine, asked: Parameters, cap: int, *names: str) -> None:
+    rows = asked.rows * len(names)
+    members = tuple((name, 0) for name in names)
+    engine.receive(StepStats(0.1, rows, rows, asked.size, members, 1, 0, cap))
 
 
 async def test_the_finish_of_a_request_is_predicted(running: Running) -> None:
