@@ -37,6 +37,7 @@ OUT_OF_MEMORY: Final = b"M"
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
+_MOST_FILES = 2**20
 _FIRST_TO_END = "1000"
 
 
@@ -58,6 +59,9 @@ def _confine(memory_bytes: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with suppress(OSError):  # where memory runs out, end this process and not the service
             Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_END)
+    # asyncio leaves nothing open in a new process; uvloop leaves sockets.
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.closerange(3, files if 0 < files < _MOST_FILES else _MOST_FILES)
     os.nice(_NICENESS)  # the processor is for the model
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))

@@ -127,6 +127,7 @@ class Decoders:
         self._waiting = 0
         self._idle: list[Process] = []
         self._running: set[Process] = set()
+        self._stopped = False
         if metrics:
             metrics.watch(lambda: self.waiting)
 
@@ -145,7 +146,8 @@ class Decoders:
         self._idle = [await self._launch() for _ in range(self._processes)]
 
     async def stop(self) -> None:
-        """End every process; uploads that are being decoded fail."""
+        """End every process; uploads that are being decoded, or wait to be, fail."""
+        self._stopped = True
         await asyncio.gather(*map(_end, [*self._idle, *self._running]))
         self._idle.clear()
 
@@ -157,7 +159,8 @@ class Decoders:
         ``read`` gives its bytes, and is called once there is a process for them: until then a large
         upload can stay where it is. Raises the errors of :func:`app.pictures.decode.decode`,
         :class:`TooCostly` where it takes more than the limits allow, :class:`DecoderDied`, and
-        :class:`NotReady` where no process can be started. When cancelled, the process is ended.
+        :class:`NotReady` where no process can be started, or is to be. When cancelled, the process
+        is ended.
         """
         self._waiting += 1
         try:
@@ -212,6 +215,9 @@ class Decoders:
             raise NotReady(
                 "No process could be started to decode the picture", retry_after=RETRY_SECONDS
             ) from error
+        if self._stopped:
+            await _end(process)
+            raise NotReady("The service is stopping", retry_after=RETRY_SECONDS)
         with suppress(ConnectionError):  # whoever waits for its answer will see
             await _send(process, head)
         return process

@@ -1,9 +1,11 @@
 """Uploads are decoded in processes that can do nothing else, and end when they must."""
 
 import asyncio
+import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,6 +29,7 @@ from app.errors import (
 )
 from app.parameters import EncoderInput, Fit
 from app.pictures.decode import decode
+from app.pictures.decoder import LENGTH, LENGTHS
 from app.pictures.fit import Preprocessing
 from app.pictures.sandbox import Decoders, Limits, Reason
 from tests.support.bombs import saved, slow_jpeg
@@ -270,6 +273,48 @@ def no_more_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_after_the_stop_nothing_is_started_for_those_who_wait(slow: bytes) -> None:
+    async with running(processes=1) as decoders:
+        tasks = [asyncio.create_task(decoded(decoders, slow)) for _ in range(2)]
+        await until(lambda: decoders.pids)
+        await decoders.stop()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [DecoderDied, NotReady]
+        assert decoders.pids == []
+        assert not children()
+
+
+def children() -> list[str]:
+    """Processes that this one has started and that are still there."""
+    return [
+        pid
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+        if not has_ended(int(pid))
+    ]
+
+
+def test_a_decoder_closes_what_its_event_loop_left_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-c", "from app.pictures.decoder import main; main(2**32)"]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        )
+        with process:
+            job = {"fit": "crop", "preprocessing": {}, "max_pixels": 1, "cpu_seconds": 10}
+            head = json.dumps(job).encode()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(LENGTHS.pack(len(head), 0) + head)
+            process.stdin.flush()
+            assert process.stdout.read(LENGTH.size)
+            assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) == 3
+            process.stdin.close()
 
 
 async def test_an_idle_decoder_that_dies_is_replaced_and_nobody_notices(slow: bytes) -> None:
