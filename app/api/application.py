@@ -1,6 +1,7 @@
 """The application: middleware, routes, problems and one service, put together."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +18,7 @@ from app.api.routes import service as pages
 from app.api.routes import variations
 from app.api.state import Service
 from app.engine.engine import Engine
+from app.engine.process import HUB_TOKENS
 from app.engine.watchdog import Timeouts
 from app.ipc.messages import Start
 from app.logs import choose_format
@@ -73,6 +75,7 @@ def start_message(settings: Settings) -> Start:
         fixed_bucket=settings.fixed_bucket,
         log_level=settings.log_level,
         log_format=choose_format(settings.log_format),
+        hub_token=next((os.environ[name] for name in HUB_TOKENS if os.environ.get(name)), None),
     )
 
 

@@ -1,17 +1,21 @@
 """One worker process and the pipe to it, from launch to exit status."""
 
 import asyncio
+import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Literal
 
+from app import launch
 from app.ipc.channel import Channel
 from app.ipc.messages import FromWorker, Start, ToWorker
+
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables in which the hub's library looks for the token of its user."""
 
 Cause = Literal["signal", "exit", "timeout", "launch"]
 """Why a worker is no more: by a signal from outside, by itself, killed after a timeout, or it was
@@ -54,9 +58,12 @@ class WorkerProcess:
         """
         ours, theirs = Pipe(duplex=True)
         with theirs, _blocked_signals():
-            command = [sys.executable, "-m", "app.worker", str(theirs.fileno())]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                launch.command("app.worker.main", str(theirs.fileno())),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                cwd=launch.working_folder(),
             )
         loop = asyncio.get_running_loop()
         self._channel = Channel(
@@ -116,6 +123,15 @@ class WorkerProcess:
     def _deliver(self, message: FromWorker) -> None:
         if not self._closed:
             self._on_message(message)
+
+
+def _environment() -> dict[str, str]:
+    """This process's own without its secrets: the worker is told all that it needs by the pipe."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VARIATIONS_") and name not in HUB_TOKENS
+    }
 
 
 @contextmanager

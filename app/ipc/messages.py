@@ -22,7 +22,7 @@ class Start:
 
     ``max_rows`` is the row cap, ``None`` to measure it. ``step_seconds`` maps a bucket to the
     seconds of one step as an earlier worker measured them; where it is given, the worker does not
-    measure again.
+    measure again. ``hub_token`` is for downloads, and not kept.
     """
 
     config: ModelConfig
@@ -31,6 +31,7 @@ class Start:
     log_level: str = "info"
     log_format: str = "text"
     step_seconds: dict[int, float] = field(default_factory=dict)
+    hub_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

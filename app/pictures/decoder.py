@@ -5,12 +5,10 @@ JSON object and the upload's bytes, each behind its length. The answer is plain 
 length: its reader must not have to trust a process that has read hostile files.
 """
 
-import ctypes
 import json
 import math
 import os
 import resource
-import signal
 import struct
 import sys
 from contextlib import suppress
@@ -29,34 +27,37 @@ LENGTHS: Final = struct.Struct(">II")
 LENGTH: Final = struct.Struct(">I")
 """Before an answer."""
 
+TAKEN: Final = b"+"
+"""Written once a job has been read: a process that has ended would not."""
+
 FITTED: Final = b"F"
 """Begins an answer whose rest is the encoder's input, float32 in C order."""
 REFUSED: Final = b"R"
 """Begins an answer whose rest is the error's class, message and field as a JSON list."""
 OUT_OF_MEMORY: Final = b"M"
 
-_PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 _MOST_FILES = 2**20
 _FIRST_TO_END = "1000"
 
 
-def main(memory_bytes: int) -> None:
+def main(memory_bytes: str) -> None:
     """Answer jobs until standard input ends; ``memory_bytes`` limits the address space."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     Image.init()  # from here on no file can be opened, and so nothing imported
-    _confine(memory_bytes)
+    _confine(int(memory_bytes))
     while lengths := source.read(LENGTHS.size):
         job_bytes, upload_bytes = LENGTHS.unpack(lengths)
         job = json.loads(source.read(job_bytes))
         _limit_cpu(job["cpu_seconds"])
+        sink.write(TAKEN)
+        sink.flush()
         _write(sink, _answer(job, source.read(upload_bytes)))
 
 
 def _confine(memory_bytes: int) -> None:
     """Give up what decoding does not need."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with suppress(OSError):  # where memory runs out, end this process and not the service
             Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_END)
     # asyncio leaves nothing open in a new process; uvloop leaves sockets.
@@ -64,7 +65,7 @@ def _confine(memory_bytes: int) -> None:
     os.closerange(3, files if 0 < files < _MOST_FILES else _MOST_FILES)
     os.nice(_NICENESS)  # the processor is for the model
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # and none can be closed to open another
     with suppress(ValueError, OSError):  # not every system has such a limit
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 

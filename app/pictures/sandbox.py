@@ -15,12 +15,11 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final, Literal, Protocol, Self, cast
 
 import numpy as np
 
-import app
+from app import launch
 from app.errors import (
     BadInput,
     DecoderDied,
@@ -32,7 +31,7 @@ from app.errors import (
 )
 from app.parameters import EncoderInput, Fit
 from app.pictures.decode import BYTES_PER_PIXEL
-from app.pictures.decoder import FITTED, LENGTH, LENGTHS, OUT_OF_MEMORY, REFUSED
+from app.pictures.decoder import FITTED, LENGTH, LENGTHS, OUT_OF_MEMORY, REFUSED, TAKEN
 from app.pictures.fit import Preprocessing
 from app.pictures.formats.contents import FIELD
 
@@ -51,6 +50,9 @@ _INTERPRETER_BYTES = 512 * 2**20
 """Address space of Python and its libraries: 120 MB where locales are few, and room."""
 
 _CHUNK_BYTES = 2**18
+_ENDED = (ConnectionError, RuntimeError)
+"""Raised by writing to a process that has ended: by asyncio the one, by uvloop the other."""
+
 _REFUSALS = {kind.__name__: kind for kind in (NotAPicture, FormatNotAllowed, TooLarge)}
 _REFUSAL_BYTES = 4096
 
@@ -60,19 +62,6 @@ _ENVIRONMENT = (
 )
 """Variables by which Python finds itself and its packages; all others stay here."""
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-# Ctrl-C and SIGTERM are for the service, which finishes what it has accepted. The package is
-# imported from where it is, and nothing else from that folder or from the working folder.
-_BOOT = """
-import signal, sys
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
-sys.path.insert(0, sys.argv[1])
-import app
-del sys.path[0]
-from app.pictures.decoder import main
-main(int(sys.argv[2]))
-"""
 
 
 class Metrics(Protocol):
@@ -186,31 +175,36 @@ class Decoders:
             async with asyncio.timeout(self._limits.seconds):
                 await _send(process, data)
                 answer = await _receive(process, most=_REFUSAL_BYTES + 12 * side * side)
+            outcome = self._unpacked(answer, side)
+            self._idle.append(process)
         except TimeoutError:
             raise self._failure("time") from None
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (*_ENDED, ValueError, asyncio.IncompleteReadError):
             await _end(process)
             code = process.returncode
             raise self._failure("cpu" if code == -signal.SIGXCPU else "died", code) from None
-        else:
-            self._idle.append(process)
         finally:
             self._running.discard(process)
             if process not in self._idle:
                 await _end(process)
-        return self._unpacked(answer, side)
+        if isinstance(outcome, BadInput):
+            raise outcome
+        return outcome
 
     async def _take(self, job: bytes, upload_bytes: int) -> Process:
         """A process that has taken the job. One that had nothing to do may have ended meanwhile."""
         head = LENGTHS.pack(len(job), upload_bytes) + job
         while self._idle:
             process = self._idle.pop()
-            with suppress(ConnectionError):
-                await _send(process, head)
+            if await self._offer(process, head):
                 return process
-            await _end(process)
+        launched = asyncio.ensure_future(self._launch())
         try:
-            process = await self._launch()
+            process = await asyncio.shield(launched)
+        except asyncio.CancelledError:  # a half-launched process would be left to itself
+            with suppress(OSError):
+                await _end(await launched)
+            raise
         except OSError as error:  # too many processes or files, too little memory: it may pass
             raise NotReady(
                 "No process could be started to decode the picture", retry_after=RETRY_SECONDS
@@ -218,17 +212,28 @@ class Decoders:
         if self._stopped:
             await _end(process)
             raise NotReady("The service is stopping", retry_after=RETRY_SECONDS)
-        with suppress(ConnectionError):  # whoever waits for its answer will see
-            await _send(process, head)
+        if not await self._offer(process, head):
+            raise self._failure("died", process.returncode)
         return process
+
+    async def _offer(self, process: Process, head: bytes) -> bool:
+        """Send the head of a job, and wait until it is taken; a process that does not is ended."""
+        taken = False
+        try:
+            with suppress(*_ENDED, TimeoutError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(self._limits.seconds):
+                    await _send(process, head)
+                    taken = await _stdout(process).readexactly(len(TAKEN)) == TAKEN
+        finally:
+            if not taken:
+                await _end(process)
+        return taken
 
     async def _launch(self) -> Process:
         # In our own session: in one of its own, Linux would not weigh its niceness against ours.
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-c", _BOOT),
-            str(Path(app.__file__).parents[1]),
-            str(self._limits.memory_bytes),
+            *launch.command("app.pictures.decoder", str(self._limits.memory_bytes)),
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
@@ -236,22 +241,22 @@ class Decoders:
             cwd="/",
         )
 
-    def _unpacked(self, answer: bytes, side: int) -> EncoderInput:
-        """The result; raises the refusal.
+    def _unpacked(self, answer: bytes, side: int) -> EncoderInput | BadInput:
+        """The result or the refusal. Raises :class:`ValueError` where it is neither.
 
-        A file that took its decoder over can answer what it likes, so nothing is unpickled.
+        A file that took its decoder over can answer what it likes, so nothing is unpickled, and a
+        process that answers nonsense is not used again.
         """
         kind, rest = answer[:1], answer[1:]
         if kind == FITTED and len(rest) == 12 * side * side:
             return np.frombuffer(rest, np.float32).reshape(3, side, side).copy()
         if kind == OUT_OF_MEMORY:
-            raise self._failure("memory")
-        refusal = None
+            return self._failure("memory")
         if kind == REFUSED:
-            with suppress(ValueError, LookupError, TypeError, RecursionError):
+            with suppress(LookupError, TypeError, RecursionError):
                 name, message, field = json.loads(rest)
-                refusal = _REFUSALS[name](str(message), field=str(field))
-        raise refusal or self._failure("died")
+                return _REFUSALS[name](str(message), field=str(field))
+        raise ValueError("not an answer")
 
     def _failure(self, reason: Reason, code: int | None = None) -> BadInput:
         if self._metrics:
@@ -290,9 +295,12 @@ async def _send(process: Process, data: bytes) -> None:
 
 async def _receive(process: Process, most: int) -> bytes:
     """The answer; empty if it would be longer than ``most`` bytes."""
-    stdout = cast("asyncio.StreamReader", process.stdout)
-    (length,) = LENGTH.unpack(await stdout.readexactly(LENGTH.size))
-    return await stdout.readexactly(length) if length <= most else b""
+    (length,) = LENGTH.unpack(await _stdout(process).readexactly(LENGTH.size))
+    return await _stdout(process).readexactly(length) if length <= most else b""
+
+
+def _stdout(process: Process) -> asyncio.StreamReader:
+    return cast("asyncio.StreamReader", process.stdout)
 
 
 async def _end(process: Process) -> None:

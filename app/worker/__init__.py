@@ -1,4 +1,4 @@
-"""The process that owns the device: ``python -m app.worker FD``, started by the engine.
+"""The process that owns the device, started by the engine.
 
 :mod:`~app.worker.startup` gets it ready, with :mod:`~app.worker.warmup`; from then on
 :mod:`~app.worker.loop` takes turns: receive, encode, step, decode, report. A request under way is a

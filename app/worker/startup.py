@@ -4,7 +4,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from time import perf_counter
@@ -13,7 +14,6 @@ from app import logs
 from app.errors import CheckpointError, CheckpointUnavailable, DeviceUnavailable
 from app.ipc.channel import Channel
 from app.ipc.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
-from app.parameters import ModelConfig
 from app.pipeline import Pipeline
 from app.scheduling.batcher import Batcher
 from app.scheduling.row_cap import powers_of_two
@@ -55,7 +55,7 @@ def serve(connection: Connection) -> None:
 
 
 def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
-    pipeline = _load(start.config, send)
+    pipeline = _load(start, send)
     send(Loading("warming up"))
     found = warm_up(pipeline, start)
     rounded = {rows: round(seconds, 4) for rows, seconds in found.step_seconds.items()}
@@ -77,15 +77,31 @@ def _prepare(start: Start, inbox: Inbox, send: Send) -> Worker:
     return Worker(pipeline, Batcher(sizes), inbox, send, decoded_at_once=decoded_at_once)
 
 
-def _load(config: ModelConfig, send: Send) -> Pipeline:
+def _load(start: Start, send: Send) -> Pipeline:
     """Load, trying again for as long as it is the hub that does not answer."""
+
+    def report(stage: str, fraction: float | None) -> None:
+        send(Loading(stage, fraction))
+
     while True:
         try:
-            return Pipeline.load(config, lambda stage, fraction: send(Loading(stage, fraction)))
+            with _hub_token(start.hub_token):
+                return Pipeline.load(start.config, report)
         except CheckpointUnavailable as error:
             logger.warning("%s; trying again in %g s", error.message, HUB_AGAIN_SECONDS)
             send(Loading(f"{error.message}; trying again"))
             time.sleep(HUB_AGAIN_SECONDS)
+
+
+@contextmanager
+def _hub_token(token: str | None) -> Iterator[None]:
+    """Let the hub's library find the token, for no longer than it needs it."""
+    if token:
+        os.environ["HF_TOKEN"] = token
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_TOKEN", None)
 
 
 def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:

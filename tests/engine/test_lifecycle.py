@@ -1,10 +1,7 @@
 """The life of the worker: what ends it, and what follows."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +23,6 @@ from tests.support.engine import (
     signal_worker,
     start_message,
     submit,
-    wait_until_gone,
 )
 from tests.support.requests import ENDLESS_REQUEST, SHORT_REQUEST
 
@@ -152,31 +148,3 @@ async def test_a_worker_that_does_not_end_is_killed(
         await engine.stop()
         assert process_is_gone(pid)
         assert engine.state.phase == "stopped"
-
-
-PARENT = """
-import asyncio, sys
-from tests.support.engine import running_engine, submit
-from tests.support.requests import ENDLESS_REQUEST
-
-async def main():
-    async with running_engine(sys.argv[1]) as (engine, diary):
-        await diary.until(lambda: engine.state.phase == "ready")
-        unfinished = submit(engine, "unfinished", ENDLESS_REQUEST)
-        await diary.until(lambda: bool(diary.steps))
-        print(engine.worker_pid, flush=True)
-        await unfinished.result()
-
-asyncio.run(main())
-"""
-
-
-def test_a_parent_that_is_killed_leaves_no_worker(tiny_checkpoint: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(tiny_checkpoint)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
-        assert parent.stdout is not None
-        worker = int(parent.stdout.readline())
-        assert not process_is_gone(worker)
-        parent.kill()
-    wait_until_gone(worker)

@@ -46,7 +46,7 @@ class ServiceProcess:
         for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             for pid in children.read_text().split():
                 with suppress(OSError):  # it has just ended
-                    if b"app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    if b"app.worker.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                         return int(pid)
         return None
 

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from app import launch
 from app.ipc.messages import (
     Done,
     Failed,
@@ -144,7 +144,7 @@ def worker_process() -> Iterator[WorkerProcess]:
     """A worker in a process of its own, which ends with its pipe."""
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "app.worker", str(theirs.fileno())]
+        command = launch.command("app.worker.main", str(theirs.fileno()))
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
     with process, Connection(ours.detach()) as pipe:
         try:

@@ -32,7 +32,7 @@ def census(*_: object) -> None:
 if "CHAOS_FAULTS" in os.environ:
     signal.signal(signal.SIGUSR2, census)
 
-if "app.worker" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
+if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
     from typing import Any
 
     import torch

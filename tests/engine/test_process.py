@@ -1,0 +1,80 @@
+"""The worker's process: what it is started with, and that it does not outlive its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.api.application import start_message
+from app.settings import Settings
+from tests.support.engine import process_is_gone, running_engine, wait_until_gone
+
+PARENT = """
+import asyncio, os, sys
+from pathlib import Path
+from tests.support.engine import running_engine, submit
+from tests.support.requests import ENDLESS_REQUEST
+
+async def main():
+    checkpoint, folder, gone = sys.argv[1:]
+    os.chdir(folder)
+    if gone == "gone":
+        Path(folder).rmdir()
+    async with running_engine(Path(checkpoint)) as (engine, diary):
+        await diary.until(lambda: engine.state.phase in ("ready", "failed"))
+        unfinished = submit(engine, "unfinished", ENDLESS_REQUEST)
+        await diary.until(lambda: bool(diary.steps))
+        print(engine.worker_pid, flush=True)
+        await unfinished.result()
+
+asyncio.run(main())
+"""
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("case", ["runs", "stands still", "in a folder that is gone"])
+def test_a_parent_that_is_killed_leaves_no_worker(
+    case: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Whatever lies in the working folder, and whatever the worker is doing."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    gone = "gone" if case.endswith("gone") else "there"
+    if gone == "there":
+        for name in ("app", "torch", "numpy", "json", "ctypes"):
+            (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    command = [sys.executable, "-P", "-c", PARENT, str(tiny_checkpoint), str(folder), gone]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert not process_is_gone(worker)
+        if case == "stands still":
+            os.kill(worker, signal.SIGSTOP)
+        parent.kill()
+    wait_until_gone(worker)
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.anyio
+async def test_a_worker_has_no_keys_in_its_environment(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VARIATIONS_API_KEYS", "0123456789abcdef")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    async with running_engine(tiny_checkpoint) as (engine, diary):
+        await diary.until(lambda: engine.state.phase == "ready")
+        environment = environment_of(engine.worker_pid)
+    assert "HF_HUB_OFFLINE" in environment
+    assert "0123456789abcdef" not in environment
+    assert "hf_secret" not in environment
+    assert start_message(Settings()).hub_token == "hf_secret"
+
+
+def environment_of(pid: int | None) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
