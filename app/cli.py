@@ -99,7 +99,7 @@ def generate(
         typer.echo(f"{error.title}: {error.message}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
-        typer.echo(f"{error.filename}: {error.strerror}", err=True)
+        typer.echo(f"{error.filename}: {error.strerror}" if error.filename else error, err=True)
         raise typer.Exit(1) from None
 
 

@@ -88,7 +88,7 @@ _UNLISTED: Final = (
 )  # fmt: skip
 
 
-def _silence_libtiff() -> None:
+def _hush_libtiff() -> None:
     """Take away libtiff's handler of errors, which writes between the lines of the log.
 
     It would do so for every damaged TIFF. Of warnings Pillow does the same.
@@ -98,7 +98,7 @@ def _silence_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-_silence_libtiff()
+_hush_libtiff()
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:

@@ -1,4 +1,4 @@
-"""When the service takes requests, and what it says when it does not."""
+"""Readiness: requests are taken, or refused with the reason."""
 
 import pytest
 

@@ -24,7 +24,7 @@ STAGES: tuple[Stage, ...] = ("encode", "start", "step", "decode")
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """How many requests, and what happens while they run."""
+    """A number of requests, and the faults while they run."""
 
     requests: int
     kills: int

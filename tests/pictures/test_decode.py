@@ -328,7 +328,7 @@ def test_a_big_tiff_is_read() -> None:
 def test_a_broken_picture_leaves_nothing_on_standard_error(
     file_format: str, options: dict[str, object], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where C libraries write on their own, between the lines of the log."""
+    """The descriptor to which C libraries write on their own, between the lines of the log."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (64, 64, 3), np.uint8)
     good = saved(Image.fromarray(noise), file_format, **options)

@@ -170,7 +170,7 @@ def assert_bounded(name: str, size: tuple[int, int], small: Path, folder: Path) 
 
 
 def test_a_long_file_is_copied_three_times_at_most(small: Path, tmp_path: Path) -> None:
-    """Where there are few pixels, the most is held before any is decoded, by Pillow's WebP."""
+    """With few pixels the most is held before any is decoded, by Pillow's WebP."""
     path = tmp_path / "picture"
     path.write_bytes(webp(riff_chunk(b"VP8 ", webp_pixels()[8:] + bytes(60_000_000))))
     peak, refused = peak_of(small, path)

@@ -222,7 +222,7 @@ caps = st.integers(2, 12)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Who took part in each step, and everything that was ever in line."""
+    """The samples of each step, and everything that was ever in line."""
 
     batches: list[Batch]
     arrived: dict[Ticket, int]

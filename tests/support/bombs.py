@@ -267,7 +267,7 @@ def tiff(entries: list[tuple[int, int, int, int]], rest: bytes = b"", following:
 
 
 def tiff_rest(entries: int) -> int:
-    """Where the data after a directory of so many entries lies."""
+    """The offset of the data behind a directory of so many entries."""
     return 10 + 12 * entries + 4
 
 

@@ -29,7 +29,7 @@ class Victim:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the service."""
         return self.service.url
 
     async def stumble(self, stage: Stage, kind: str) -> None:
@@ -41,7 +41,7 @@ class Victim:
 
     @property
     def struck(self) -> int:
-        """How many errors were raised."""
+        """The number of errors that were raised."""
         file = self.folder / "struck"
         return file.stat().st_size if file.exists() else 0
 
@@ -70,7 +70,7 @@ class Victim:
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids)
 
     def futures_and_samples(self) -> tuple[int, int]:
-        """How many of each both processes hold."""
+        """The numbers of each that both processes hold."""
         futures = samples = 0
         for pid in self.pids:
             file = self.folder / f"census-{pid}"

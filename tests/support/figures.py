@@ -22,7 +22,7 @@ def record(name: str, values: dict[str, object]) -> None:
 
 
 def machine() -> dict[str, object]:
-    """What the last of the figures was measured on."""
+    """The machine that the last of the figures was measured on."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": platform.machine(),

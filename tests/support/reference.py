@@ -71,7 +71,7 @@ class Reference:
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> tuple[Picture, list[bool]]:
-        """What the reference does after its loop: ``uint8 [n, h, w, 3]`` and who is flagged."""
+        """The end of the reference, after its loop: ``uint8 [n, h, w, 3]`` and who is flagged."""
         pipeline = self.pipeline
         scaled = latents.to(self._device) / pipeline.vae.config.scaling_factor
         image = pipeline.vae.decode(scaled, return_dict=False)[0]

@@ -53,7 +53,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(work: Path) -> Path:
-    """What two steps of training make: the right files, and nonsense in them."""
+    """The result of two steps of training: the right files, and nonsense in them."""
     folder = work / "demo"
     train_demo(_PLAN, folder, work, 0, _silent)
     return folder

@@ -38,7 +38,7 @@ class _Header:
 
     @property
     def profile(self) -> bytes:
-        """Its parts, which come in any order, put together (ICC.1:2022, annex B.4)."""
+        """The parts of the ICC profile, which come in any order, put together (ICC.1:2022, B.4)."""
         return b"".join(part for _, part in sorted(self._profile.items()))
 
     def add(self, marker: int, segment: bytes) -> None:
