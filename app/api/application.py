@@ -41,7 +41,12 @@ def create_app(
         summary="A picture in, variations of it out.",
         version=__version__,
         lifespan=_lifespan,
-        form_limits={"max_files": 4, "max_fields": 32, "max_part_size": 4096},
+        # A picture sent as text is told so by the form, and the body has a limit of its own.
+        form_limits={
+            "max_files": 4,
+            "max_fields": 32,
+            "max_part_size": settings.max_upload_bytes,
+        },
         redirect_slashes=False,
     )
     app.state.service = service

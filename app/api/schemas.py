@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import File, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.parameters import (
@@ -33,6 +33,17 @@ RequestTimeout = (
     | SkipJsonSchema[None]
 )
 Pixels = Annotated[int, Field(ge=1)] | SkipJsonSchema[None]
+
+
+def _as_written(value: object) -> object:
+    """A name in lower case; formats by the end of their files' names too."""
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower()
+    return {"jpg": "jpeg"}.get(name, name)
+
+
+AnyCase = BeforeValidator(_as_written)
 
 
 def _without_null_defaults(schema: dict[str, Any]) -> None:
@@ -71,6 +82,7 @@ class VariationsForm(BaseModel):
     ] = None
     scheduler: Annotated[
         Scheduler | SkipJsonSchema[None],
+        AnyCase,
         Field(
             description="The solver, by diffusers' name. Default: the checkpoint's.",
             examples=["dpmsolver++"],
@@ -90,13 +102,14 @@ class VariationsForm(BaseModel):
     height: Annotated[Pixels, Field(description="See width.")] = None
     fit: Annotated[
         Fit | SkipJsonSchema[None],
+        AnyCase,
         Field(
             description="How a picture that is not square becomes so. Default: the checkpoint's.",
             examples=["crop"],
         ),
     ] = None
     output_format: Annotated[
-        OutputFormat, Field(description="File format of the variations.", examples=["png"])
+        OutputFormat, AnyCase, Field(description="File format of the variations.", examples=["png"])
     ] = OutputFormat.PNG
 
     def wishes(self) -> Wishes:

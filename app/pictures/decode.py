@@ -88,6 +88,13 @@ _UNLISTED: Final = (
 )  # fmt: skip
 
 
+_AS_TEXT = (
+    b"data:image/",
+    *(b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR", b"SUkq", b"TU0AK"),
+)
+"""Beginnings of a data URL, and of JPEG, PNG, GIF, WebP and TIFF in base64."""
+
+
 def _hush_libtiff() -> None:
     """Take away libtiff's handler of errors, which writes between the lines of the log.
 
@@ -133,6 +140,11 @@ def _format(data: bytes) -> str:
             raise FormatNotAllowed(
                 f"{unlisted} files are not accepted; send {FORMATS_IN_WORDS}", field=FIELD
             )
+    if data[:64].lstrip().startswith(_AS_TEXT):
+        raise NotAPicture(
+            "The file is base64 text and no picture; decode it, and send the picture's own bytes",
+            field=FIELD,
+        )
     name = format_of(data)
     if name is None:
         raise NotAPicture(

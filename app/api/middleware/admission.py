@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
+from app.api.middleware.body import bounded, check_head
 from app.api.state import Service, service_of
 from app.api.timeline import Timeline
 from app.engine.engine import Engine
@@ -20,12 +20,9 @@ from app.errors import (
     DeadlineExceeded,
     DeadlineOutOfReach,
     InvalidParameter,
-    TooLarge,
-    TooSlow,
 )
 from app.parameters import ModelInfo, Parameters
 from app.pictures.fit import Preprocessing
-from app.settings import Settings
 
 TIMEOUT_HEADER = "x-request-timeout"
 
@@ -36,7 +33,8 @@ _PIECE_BYTES = 2**16
 class Admission:
     """An admitted request; lives in ``request.state.admission``.
 
-    ``seconds`` is how long it may take from its acceptance on. ``model`` and its ``preprocessing``
+    ``seconds`` is how long it may take from its acceptance on, ``boundary`` that between the parts
+    of its form. ``model`` and its ``preprocessing``
     were there to make its pictures, so it is not refused because the service drains now.
     """
 
@@ -44,6 +42,7 @@ class Admission:
     model: ModelInfo
     preprocessing: Preprocessing
     seconds: float
+    boundary: bytes
     timeline: Timeline = field(default_factory=Timeline)
     is_trial: bool = False
     """It is made though it is predicted to be late, to see whether it is."""
@@ -91,20 +90,21 @@ class AdmittedRoute(APIRoute):
                         deadline.reschedule(None)  # from here on a slow caller has other limits
                     await _send_in_pieces(message, send)
 
-                await super().handle(scope, _bounded(receive, service.settings), answer)
+                body = bounded(receive, service.settings, admission.boundary)
+                await super().handle(scope, body, answer)
 
 
 def _admit(service: Service, connection: HTTPConnection) -> Admission:
     """Raises whatever can be said against the request without its body."""
     model, preprocessing = service.model()
-    _check_content_type(connection.headers)
-    _check_declared_length(connection.headers, service.settings.max_upload_bytes)
+    boundary = check_head(connection, service.settings)
     return Admission(
         # One search finds a request in every log; the tail tells apart callers that repeat ids.
         request_id=f"{connection.state.request_id}.{uuid.uuid4().hex[:8]}",
         model=model,
         preprocessing=preprocessing,
         seconds=_seconds(connection.headers, service.settings.request_timeout),
+        boundary=boundary,
     )
 
 
@@ -125,26 +125,6 @@ def _seconds(headers: Headers, most: float) -> float:
     return min(seconds, most)
 
 
-def _check_content_type(headers: Headers) -> None:
-    given = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != "multipart/form-data":
-        raise HTTPException(
-            415,
-            f"The body must be multipart/form-data, not {given or 'of no stated type'}; "
-            "with curl: -F image=@photo.jpg",
-        )
-
-
-def _check_declared_length(headers: Headers, limit: int) -> None:
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_many_bytes(limit)
-
-
-def _too_many_bytes(limit: int) -> TooLarge:
-    return TooLarge(f"The body is too large; at most {limit:,} bytes are accepted", field="body")
-
-
 @asynccontextmanager
 async def _deadline(seconds: float) -> AsyncIterator[asyncio.Timeout]:
     """Cancel what runs inside after ``seconds``, and say so."""
@@ -157,30 +137,6 @@ async def _deadline(seconds: float) -> AsyncIterator[asyncio.Timeout]:
         raise DeadlineExceeded(
             f"The request did not finish within {seconds:g} s and was stopped"
         ) from None
-
-
-def _bounded(receive: Receive, settings: Settings) -> Receive:
-    """The same body, cut off where it passes a limit: bytes, declared or not, or time.
-
-    After the body there is only the end of the connection to receive, which may take its time.
-    """
-    limit, seconds, total, arriving = settings.max_upload_bytes, settings.upload_timeout, 0, True
-    until = asyncio.get_running_loop().time() + seconds
-
-    async def bounded() -> Message:
-        nonlocal total, arriving
-        try:
-            async with asyncio.timeout_at(until if arriving else None):
-                message = await receive()
-        except TimeoutError:
-            raise TooSlow(f"The body did not arrive within {seconds:g} s", field="body") from None
-        arriving = message.get("more_body", False)
-        total += len(message.get("body", b""))
-        if total > limit:
-            raise _too_many_bytes(limit)
-        return message
-
-    return bounded
 
 
 async def _send_in_pieces(message: Message, send: Send) -> None:
