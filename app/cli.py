@@ -113,8 +113,11 @@ def _settings(**given: Any) -> "Settings":
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         for problem in error.errors():
+            secret = problem["loc"][:1] == ("api_keys",)
             name = "".join(f"VARIATIONS_{part}: ".upper() for part in problem["loc"][:1])
-            typer.echo(name + problem["msg"].removeprefix("Value error, "), err=True)
+            given = problem["input"]
+            shown = f", not {given[:80]!r}" if isinstance(given, str) and not secret else ""
+            typer.echo(name + problem["msg"].removeprefix("Value error, ") + shown, err=True)
         raise typer.Exit(2) from None
 
 

@@ -14,9 +14,19 @@ SHORTEST_KEY = 16
 
 
 class Settings(BaseSettings):
-    """One field per environment variable, named after it with the prefix ``VARIATIONS_``."""
+    """One field per environment variable, named after it with the prefix ``VARIATIONS_``.
 
-    model_config = SettingsConfigDict(env_prefix="VARIATIONS_", extra="ignore", frozen=True)
+    An empty variable is as one that is not set.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="VARIATIONS_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        str_strip_whitespace=True,
+        allow_inf_nan=False,
+    )
 
     model: str = Field(
         default="demo", description="`demo` (built in), a Hugging Face Hub id, or a local folder."
@@ -92,6 +102,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds without progress after which a worker that is starting is killed.",
     )
+    on_failure: Literal["exit", "stay"] = Field(
+        default="exit",
+        description="Where the worker can never start: `exit` with status 3, for whoever watches "
+        "the process; `stay` to tell the reason on `/readyz`.",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         description="Comma-separated keys, one of which a request must bring as "
@@ -109,6 +124,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds in which a request's head, then its body must have arrived, and its "
         "answer must have been read.",
+    )
+    keep_alive: int = Field(
+        default=75,
+        ge=1,
+        description="Seconds for which a connection is kept open for a further request: longer "
+        "than the proxy in front keeps its own, which usually is 60.",
     )
     max_upload_bytes: int = Field(
         default=20 * 2**20, ge=1024, description="Most bytes of a request's body."
@@ -160,6 +181,23 @@ class Settings(BaseSettings):
             sizes=self.sizes,
         )
 
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        if value.startswith("["):
+            raise ValueError("an IPv6 address stands without brackets, such as ::1")
+        return value
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _check_port(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith(("tcp://", "udp://")):
+            raise ValueError(
+                "Kubernetes sets this variable where a Service is called variations: give the "
+                "Service another name, or the pod enableServiceLinks: false"
+            )
+        return value
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_extra(cls, value: str | None) -> str | None:
@@ -186,8 +224,13 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _check_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(key.get_secret_value()) < SHORTEST_KEY for key in keys):
-            raise ValueError(f"a key has at least {SHORTEST_KEY} characters")
+        for key in (key.get_secret_value() for key in keys):
+            if key.startswith(("[", '"')):
+                raise ValueError("keys stand without quotes and brackets, with commas in between")
+            if not (key.isascii() and key.isprintable()) or " " in key:
+                raise ValueError("a key is of letters, digits and signs of ASCII, without spaces")
+            if len(key) < SHORTEST_KEY:
+                raise ValueError(f"a key has at least {SHORTEST_KEY} characters")
         return keys
 
     @model_validator(mode="after")

@@ -76,6 +76,45 @@ def test_a_wrong_value_is_refused_by_name(
     assert refusal.value.errors()[0]["loc"][0] == name.lower()
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    default = getattr(Settings(), name)
+    monkeypatch.setenv(f"VARIATIONS_{name.upper()}", "")
+    assert getattr(Settings(), name) == default
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("REQUEST_TIMEOUT", "inf", "finite number"),
+        ("UPLOAD_TIMEOUT", "nan", "finite number"),
+        ("HOST", "[::1]", "without brackets"),
+        ("PORT", "tcp://10.0.0.7:8000", "enableServiceLinks"),
+        ("API_KEYS", '["a-key-of-enough-letters"]', "without quotes and brackets"),
+        ("API_KEYS", "a key of enough letters", "without spaces"),
+        ("API_KEYS", "schl\u00fcssel-genug-lang", "ASCII"),
+        ("API_KEYS", "tab\tin-a-key-of-letters", "ASCII"),
+    ],
+)
+def test_what_is_often_mistyped_is_explained(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, says: str
+) -> None:
+    monkeypatch.setenv(f"VARIATIONS_{name}", text)
+    with pytest.raises(ValidationError, match=says):
+        Settings()
+
+
+def test_spaces_around_a_value_are_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIATIONS_MODEL", " demo ")
+    monkeypatch.setenv("VARIATIONS_HOST", "127.0.0.1 ")
+    settings = Settings()
+    assert (settings.model, settings.host) == ("demo", "127.0.0.1")
+
+
+def test_a_connection_is_kept_for_longer_than_balancers_keep_theirs() -> None:
+    assert Settings().keep_alive > 60
+
+
 def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name

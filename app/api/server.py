@@ -12,17 +12,21 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from app import logs
 from app.api.application import create_app
 from app.api.middleware.connections import Connections, most_connections
+from app.api.middleware.disconnect import Protocol
 from app.api.state import Service
 from app.engine.engine import Engine
 from app.pictures.sandbox import Decoders
 from app.settings import Settings
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_AGAIN_SECONDS = 0.1
+
+FAILED_STATUS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +34,10 @@ logger = logging.getLogger(__name__)
 def serve(
     settings: Settings, engine: Engine | None = None, decoders: Decoders | None = None
 ) -> None:
-    """Serve until the first SIGINT or SIGTERM; what was accepted is still answered.
+    """Serve until the first SIGINT, SIGTERM or SIGHUP; what was accepted is still answered.
 
-    A second signal ends it at once. Exits with status 1 where the port cannot be had.
+    A second signal ends it at once. Exits with status 1 where the port cannot be had, and with
+    :data:`FAILED_STATUS` where no worker can ever start, unless the settings say to stay.
     ``engine`` and ``decoders`` are as for :func:`create_app`.
     """
     logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
@@ -44,10 +49,24 @@ def serve(
             "Choose another address with VARIATIONS_HOST and VARIATIONS_PORT."
         )
     app = create_app(settings, engine, decoders)
-    config = uvicorn.Config(
-        app, lifespan="on", log_config=None, access_log=False, server_header=False, ws="none"
+    server = Server(configuration(app, settings), app.state.service)
+    server.run(sockets=[listener])
+    if server.failed:
+        sys.exit(FAILED_STATUS)
+
+
+def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The way in which uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=settings.keep_alive,
     )
-    Server(config, app.state.service).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -79,6 +98,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.failed = False
+        """It ended since no worker can ever start."""
         self._announcement: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._drain_until: float | None = None
@@ -89,12 +110,16 @@ class Server(uvicorn.Server):
             _say(f"listening on {_url(listener)} (stop with Ctrl-C)")
         self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
         settings = self.service.settings
-        # An upload may be a file on the disk.
-        most = max(1, most_connections() - settings.max_queue)
-        connections = Connections(settings.upload_timeout, most)
+        # An upload may be a file on the disk, and each request is watched for its client's end.
+        most = max(1, most_connections() - 2 * settings.max_queue)
+        connections = Connections(settings.upload_timeout, settings.keep_alive, most)
         self._watch = asyncio.create_task(connections.watch(self.server_state.connections))
 
     async def on_tick(self, counter: int) -> bool:
+        state, settings = self.service.engine.state, self.service.settings
+        if state.phase == "failed" and settings.on_failure == "exit" and not self.failed:
+            _say(f"cannot start, so it ends: {state.reason}")
+            self.failed = self.should_exit = True
         if self._drain_until is not None:
             left = self._drain_until - time.monotonic()
             # What is written may have slow readers; they have what is left of the time.

@@ -53,7 +53,7 @@ def readiness(service: ServiceProcess) -> str:
     return str(httpx.get(f"{service.url}/readyz").json()["status"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_an_idle_server_cleanly(
     service: ServiceProcess, number: signal.Signals
 ) -> None:
@@ -124,6 +124,32 @@ def test_a_second_signal_ends_it_at_once_and_tells_who_still_waits(
     assert_problem(held.result(), 503)
     assert int(held.result().headers["retry-after"]) >= 1
     service.assert_clean_end()
+
+
+NEVER_READY = """
+from app.api.server import serve
+from app.engine.lifecycle import WorkerState
+from app.settings import Settings
+from tests.support.fakes import FakeDecoders, FakeEngine
+
+engine = FakeEngine()
+engine.worker = WorkerState("failed", "there is no such model")
+serve(Settings(), engine, FakeDecoders())
+"""
+
+
+def test_a_service_that_can_never_be_ready_ends_and_says_why() -> None:
+    with service_process(NEVER_READY) as service:
+        service.wait_for("there is no such model")
+        assert service.wait() == 3
+
+
+def test_or_it_stays_to_tell_the_reason_to_whoever_asks() -> None:
+    with service_process(NEVER_READY, on_failure="stay") as service:
+        service.wait_for("listening on")
+        eventually(lambda: readiness(service) == "failed")
+        service.signal(signal.SIGTERM)
+        service.assert_clean_end()
 
 
 def test_a_taken_port_is_named_in_one_line() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.server import listen
+from app.api.server import configuration, listen
 from tests.support.fakes import FakeDecoders, FakeEngine
 
 START_SECONDS = 60
@@ -38,7 +38,7 @@ class _Server(uvicorn.Server):
 def serving(app: FastAPI) -> Iterator[str]:
     """Serve the application; gives its base URL."""
     listener = listen("127.0.0.1", 0)
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+    server = _Server(configuration(app, app.state.service.settings))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

@@ -26,18 +26,25 @@ _READING, _ASKING = "for an answer to be read", "for a request"
 class Connections:
     """Ends those that wait for their client longer than ``seconds``, and those that are too many.
 
+    For a further request, behind one that was answered, they may wait for ``keep_alive`` seconds.
+
     It waits for its client while no request is under way on it, and while an answer is written.
     While a request's body arrives, and while it is worked on, other limits hold. ``most`` are kept
     open; of more, those go that have waited longest, so that a newcomer such as a probe gets in.
     """
 
     def __init__(
-        self, seconds: float, most: int, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        keep_alive: float,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds = seconds
+        self._keep_alive = max(seconds, keep_alive)
         self._most = most
         self._clock = clock
-        self._waits: dict[Any, tuple[tuple[object, str], float]] = {}
+        self._waits: dict[Any, tuple[tuple[Any, str], float]] = {}
 
     async def watch(self, connections: Collection[Any]) -> None:
         """Look at uvicorn's protocol objects every second, for ever."""
@@ -57,14 +64,19 @@ class Connections:
             if wait is not None:
                 known, since = before.get(connection, (wait, now))
                 self._waits[connection] = (wait, since if known == wait else now)
-        late = [one for one, (_, since) in self._waits.items() if now - since > self._seconds]
+        late = [one for one, (wait, at) in self._waits.items() if now - at > self._most_of(wait)]
         if late:
-            logger.info("Ending %d connections: nothing in %g s", len(late), self._seconds)
+            logger.info("Ending %d connections whose clients are too slow", len(late))
         surplus = self._idle_too_many(len(connections) - self._most - len(late), late)
         if surplus:
             logger.warning("Of %d connections ending %d idle ones", len(connections), len(surplus))
         for connection in late + surplus:
             connection.transport.abort()
+
+    def _most_of(self, wait: tuple[Any, str]) -> float:
+        cycle, what = wait
+        between = what == _ASKING and cycle is not None and not cycle.more_body
+        return self._keep_alive if between else self._seconds
 
     def _idle_too_many(self, number: int, late: Collection[Any]) -> list[Any]:
         """So many of those without a request that have waited longest and are not late yet."""
@@ -73,7 +85,7 @@ class Connections:
         return longest_first[: max(0, number)]
 
 
-def _waits_for_client(connection: Any) -> tuple[object, str] | None:
+def _waits_for_client(connection: Any) -> tuple[Any, str] | None:
     """The thing it waits for, another one for every request; ``None`` if its client waits."""
     cycle = connection.cycle
     # Also of an earlier answer, behind which this one waits.

@@ -47,7 +47,7 @@ async def create_variations(
     await _refuse_repeated_fields(request)
     service = service_of(request)
     try:
-        return await unless_gone(request.receive, _make(service, form, admission))
+        return await unless_gone(request, _make(service, form, admission))
     finally:
         service.tracing.stages(admission.request_id, timeline.stages)
 

@@ -84,6 +84,21 @@ def test_a_connection_without_a_request_is_ended(
                 connection.sendall(then)
 
 
+def test_a_connection_is_kept_for_a_further_request(service: ServiceProcess) -> None:
+    """Longer than a client has for its first one: a proxy keeps its connections for a minute."""
+    with connect(service) as kept, connect(service) as idle:
+        get = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+        for _ in range(2):
+            kept.sendall(get)
+            answer = kept.recv(2**16)
+            while answer and not answer.endswith(b"}"):
+                answer += kept.recv(2**16)
+            assert answer.startswith(b"HTTP/1.1 200")
+            if not is_ended(idle):
+                assert select.select([idle], [], [], SOON)[0], "it is still open"
+                assert is_ended(idle)
+
+
 def ask_for_much(service: ServiceProcess, png: bytes, connection: socket.socket) -> None:
     """Send a request whose answer is several megabytes, and read nothing."""
     data = {"n": "8"}

@@ -14,16 +14,33 @@ from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.scrape import eventually, value
 from tests.support.sockets import RESET_ON_CLOSE, send_request
 
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+UPLOAD = b"POST /variations HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
 
+BEHIND = {
+    "nothing": b"",
+    "a line end": b"\r\n",
+    "a request": GET,
+    "many requests": 3000 * GET,
+    "an upload": UPLOAD + bytes(200_000),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("way", ["closed", "reset", "half-closed"])
 def test_a_connection_that_ends_cancels_its_request(
-    url: str, client: httpx.Client, engine: FakeEngine, png: bytes, way: str
+    url: str, client: httpx.Client, engine: FakeEngine, png: bytes, way: str, behind: str
 ) -> None:
+    """Whatever it has sent behind it."""
     counted = {"route": "/variations", "status": "499"}
     before = value(client, "variations_requests_total", counted)
     engine.gate.held = True
     connection = send_request(url, png)
     assert engine.gate.reached.acquire(timeout=60)
+    connection.settimeout(60)
+    with suppress(TimeoutError, BlockingIOError):  # where the service does not read so much
+        connection.setblocking(False)
+        connection.sendall(BEHIND[behind])
     if way == "reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     if way == "half-closed":
