@@ -45,6 +45,18 @@ def test_the_index_names_the_model_and_where_to_go(
     assert client.get("/").json()["model"] is None
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
+def test_head_is_answered_wherever_get_is(client: httpx.Client, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_head_is_no_way_to_post(client: httpx.Client) -> None:
+    response = client.head("/variations")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
 def test_metrics_are_prometheus_text(client: httpx.Client) -> None:
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
