@@ -20,7 +20,6 @@ from functools import partial
 from typing import Final, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms, _imaging
 
 from app.errors import BadInput, FormatNotAllowed, NotAPicture, TooLarge
@@ -205,7 +204,7 @@ def _converter(image: Image.Image, profile: bytes) -> Convert:
     to_rgb = to_srgb(profile, _space(image, profile)) if profile else None
     to_rgb = to_rgb or partial(Image.Image.convert, mode="RGB")
     if _is_deep(image):
-        return partial(_deep_to_rgb, white=_white(image), to_rgb=to_rgb)
+        return partial(_deep_to_rgb, to_rgb=to_rgb)
     if image.has_transparency_data:
         return partial(_over_white, to_rgb=to_rgb)
     return to_rgb
@@ -213,7 +212,7 @@ def _converter(image: Image.Image, profile: bytes) -> Convert:
 
 def _is_deep(image: Image.Image) -> bool:
     """Grey of more than 8 bits."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+    return image.mode.startswith("I;16")
 
 
 def _space(image: Image.Image, profile: bytes) -> Space:
@@ -261,37 +260,13 @@ def _lab_to_rgb() -> Convert:
     return convert
 
 
-def _deep_to_rgb(image: Image.Image, white: float, to_rgb: Convert) -> Image.Image:
-    """Scale grey values of more than 8 bits to 0–255, where ``convert`` would clip them."""
-    with np.errstate(invalid="ignore"):  # numpy warns of NaNs that signal
-        values = np.asarray(image).astype(np.float64)
-    grey = Image.fromarray(_scaled(values, white))
+def _deep_to_rgb(image: Image.Image, to_rgb: Convert) -> Image.Image:
+    """Scale grey values of 16 bits to 0–255, where ``convert`` would clip them."""
+    values = np.asarray(image).astype(np.float64)
+    grey = Image.fromarray(np.rint(values / 65535 * 255).astype(np.uint8))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
         return to_rgb(grey)
     alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
     grey.putalpha(Image.fromarray(alpha))
     return _over_white(grey, to_rgb)
-
-
-def _scaled(values: NDArray[np.float64], white: float) -> NDArray[np.uint8]:
-    finite = np.nan_to_num(values / white, nan=0.0, posinf=1.0, neginf=0.0)
-    return np.rint(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _white(image: Image.Image) -> float:
-    """The value that stands for white.
-
-    16-bit modes say it. Whole 32-bit and floating-point numbers do not: white is the smallest
-    usual full scale that holds the brightest pixel.
-    """
-    if image.mode.startswith("I;16"):
-        return 65535.0
-    scales = (255.0, 65535.0, 2.0**31 - 1) if image.mode == "I" else (1.0, 255.0, 65535.0)
-    brightest = max(_brightest(strip) for _, strip in _strips(image))
-    return next((scale for scale in scales if brightest <= scale), brightest)
-
-
-def _brightest(image: Image.Image) -> float:
-    values = np.asarray(image)
-    return float(np.max(values, initial=0.0, where=np.isfinite(values)))

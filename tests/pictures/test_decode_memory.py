@@ -67,19 +67,6 @@ def deep_png(size: tuple[int, int]) -> bytes:
     return saved(Image.fromarray(np.asarray(noise("L", size)).astype(np.uint16) * 257), "PNG")
 
 
-def float_tiff(size: tuple[int, int]) -> bytes:
-    """Floats, in one compressed strip."""
-    width, height = size
-    values = zlib.compress(np.full((height, width), 0.5, np.float32).tobytes(), 1)
-    start = tiff_rest(10)
-    entries = [
-        *((256, LONG, 1, width), (257, LONG, 1, height), (258, SHORT, 1, 32), (259, SHORT, 1, 8)),
-        *((262, SHORT, 1, 1), (273, LONG, 1, start), (277, SHORT, 1, 1), (278, LONG, 1, height)),
-        *((279, LONG, 1, len(values)), (339, SHORT, 1, 3)),
-    ]
-    return tiff(entries, values)
-
-
 def deep_tiff(size: tuple[int, int]) -> bytes:
     """Four colours of 16 bits, in one compressed strip."""
     width, height = size
@@ -114,10 +101,8 @@ CASES: Final[dict[str, tuple[int, Callable[[tuple[int, int]], bytes]]]] = {
     "GIF": (7, writer("GIF", "P")),
     "BMP": (7, writer("BMP", "RGB")),
     "TIFF CMYK": (8, writer("TIFF", "CMYK", compression="tiff_adobe_deflate")),
-    "TIFF I": (8, writer("TIFF", "I", compression="tiff_adobe_deflate")),
     "TIFF YCbCr": (11, writer("TIFF", "YCbCr", compression="tiff_adobe_deflate")),
     "TIFF LAB": (7, lab_tiff),
-    "TIFF F": (8, float_tiff),
     "TIFF CMYK of 16 bits": (12, deep_tiff),
 }
 """Most bytes a pixel besides copies of the file, and the file."""

@@ -57,7 +57,7 @@ SMALL = picture_file("PNG")
 
 MODES = {
     "PNG": ("1", "L", "P", "RGB", "LA", "RGBA", "I;16"),
-    "TIFF": ("1", "L", "P", "RGB", "LA", "RGBA", "PA", "CMYK", "YCbCr", "LAB", "I", "I;16B", "F"),
+    "TIFF": ("1", "L", "P", "RGB", "LA", "RGBA", "CMYK", "YCbCr", "LAB", "I;16B"),
     "JPEG": ("L", "RGB", "CMYK"),
     "WEBP": ("RGB", "RGBA"),
     "GIF": ("L", "P"),

@@ -22,10 +22,10 @@ _KINDS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("WEBP", {"save_all": True, "append_images": [Image.new("RGB", (32, 24))]}, ("RGB", "RGBA")),
     ("GIF", {}, ("L", "P")),
     ("BMP", {}, ("1", "L", "P", "RGB")),
-    ("TIFF", {}, ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F")),
+    ("TIFF", {}, ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")),
     ("TIFF", {"big_tiff": True}, ("L", "RGB")),
     ("TIFF", {"compression": "tiff_lzw"}, ("P", "RGB")),
-    ("TIFF", {"compression": "tiff_adobe_deflate"}, ("1", "RGB", "F")),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}, ("1", "RGB", "CMYK")),
     ("TIFF", {"compression": "jpeg"}, ("L", "RGB")),
     ("TIFF", {"compression": "packbits"}, ("RGB",)),
 )

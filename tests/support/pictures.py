@@ -38,14 +38,8 @@ def in_mode(mode: str) -> Image.Image:
         case "I;16" | "I;16B":
             values = ramp.astype(np.uint16) * 257
             return Image.fromarray(values.astype(">u2" if mode == "I;16B" else "<u2"))
-        case "I":
-            return Image.fromarray(ramp.astype(np.int32) * 257)
-        case "F":
-            return Image.fromarray(ramp.astype(np.float32) / 255)
         case "LAB":
             no_colour = Image.new("L", grey.size, 128)
             return Image.merge("LAB", (grey, no_colour, no_colour))
-        case "PA":
-            return grey.convert("P").convert("PA")
         case _:
             return grey.convert("RGB").convert(mode)
