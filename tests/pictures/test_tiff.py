@@ -144,7 +144,7 @@ def test_bmp_of_another_kind_is_refused_by_name(bits: int, compression: int, say
         decode(bmp(bits, compression), max_pixels=1000)
 
 
-# tiff2rgba takes a sample of no stated meaning for alpha, and forgets to multiply grey by its alpha.
+# tiff2rgba takes a sample of no stated meaning for alpha, and does not multiply grey by its alpha.
 DISPUTED = [kind for kind in ACCEPTED if kind.extra == (0,) or kind == Kind(1, 8, extra=(2,))]
 
 
