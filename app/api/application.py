@@ -19,7 +19,6 @@ from app.api.state import Decoders, Engine, Service
 from app.engine import engine as engines
 from app.engine.watchdog import Timeouts
 from app.ipc.messages import Start
-from app.logs import choose_format
 from app.metrics import Metrics
 from app.pictures import sandbox
 from app.settings import Settings
@@ -72,7 +71,7 @@ def start_message(settings: Settings) -> Start:
         max_rows=None if settings.max_rows == "auto" else settings.max_rows,
         fixed_bucket=settings.fixed_bucket,
         log_level=settings.log_level,
-        log_format=choose_format(settings.log_format),
+        log_format=settings.log_format,
     )
 
 

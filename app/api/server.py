@@ -33,7 +33,7 @@ def serve(
     A second signal ends it at once. Exits with status 1 where the port cannot be had.
     ``engine`` and ``decoders`` are as for :func:`create_app`.
     """
-    logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
+    logs.configure(settings.log_level, settings.log_format, "api")
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:

@@ -55,7 +55,7 @@ class Variations:
 
     def __init__(self) -> None:
         settings = _settings()
-        logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
+        logs.configure(settings.log_level, settings.log_format, "api")
         self._application = create_app(settings)
         self._application.add_api_route(TARGETS, _targets, include_in_schema=False)
         self._application.add_middleware(OneRequestId)
