@@ -15,12 +15,12 @@ from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
 from app.api.routes import service as pages
 from app.api.routes import variations
-from app.api.state import Decoders, Engine, Service
-from app.engine import engine as engines
+from app.api.state import Service
+from app.engine.engine import Engine
 from app.engine.watchdog import Timeouts
 from app.ipc.messages import Start
 from app.metrics import Metrics
-from app.pictures import sandbox
+from app.pictures.sandbox import Decoders, Limits
 from app.settings import Settings
 from app.tracing import tracing_to
 
@@ -81,15 +81,15 @@ def _create_service(
     metrics = Metrics(CollectorRegistry())
     if engine is None:
         timeouts = Timeouts(start=settings.start_timeout, step=settings.step_timeout)
-        engine = engines.Engine(start_message(settings), metrics.engine, timeouts)
+        engine = Engine(start_message(settings), metrics.engine, timeouts)
     if decoders is None:
-        limits = sandbox.Limits.of(
+        limits = Limits.of(
             max_pixels=settings.max_pixels,
             max_upload_bytes=settings.max_upload_bytes,
             cpu_seconds=settings.decode_cpu_seconds,
             seconds=settings.decode_timeout,
         )
-        decoders = sandbox.Decoders(limits, settings.decoders, metrics.decoders)
+        decoders = Decoders(limits, settings.decoders, metrics.decoders)
     service = Service(
         settings=settings,
         engine=engine,

@@ -16,7 +16,9 @@ import uvicorn
 from app import logs
 from app.api.application import create_app
 from app.api.middleware.connections import Connections, most_connections
-from app.api.state import Decoders, Engine, Service
+from app.api.state import Service
+from app.engine.engine import Engine
+from app.pictures.sandbox import Decoders
 from app.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -142,21 +144,14 @@ class Server(uvicorn.Server):
 async def _announce_ready(engine: Engine) -> None:
     """Print what the worker is doing whenever that changes, until it is ready."""
     said = ""
-    while engine.state.phase != "ready":
+    while (model := engine.model) is None or engine.state.phase != "ready":
         if engine.state.reason != said:
             said = engine.state.reason
             _say(said)
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-    _say(_ready_line(engine))
-
-
-def _ready_line(engine: Engine) -> str:
-    model = engine.model
-    if model is None:
-        return "ready"
     revision = f"@{model.revision}" if model.revision else ""
     sizes = ", ".join(f"{width}x{height}" for width, height in model.sizes)
-    return (
+    _say(
         f"ready: {model.id}{revision} on {model.device} {model.dtype}, {sizes}, "
         f"at most {engine.max_rows} rows a step"
     )

@@ -7,6 +7,7 @@ import pytest
 
 from app import errors
 from app.api import problems
+from app.engine.lifecycle import WorkerState
 from app.errors import (
     AttemptsExhausted,
     BadInput,
@@ -21,7 +22,7 @@ from app.errors import (
     WorkerUnavailable,
 )
 from tests.support.client import Post
-from tests.support.fakes import FakeDecoders, FakeEngine, FakeState
+from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.problems import assert_problem
 
 
@@ -133,7 +134,7 @@ def test_another_content_type_is_a_415_that_shows_the_right_one(
 
 
 def test_a_service_that_is_not_ready_says_why(post: Post, engine: FakeEngine) -> None:
-    engine.state = FakeState("starting", "downloading the checkpoint", 0.3)
+    engine.state = WorkerState("starting", "downloading the checkpoint", 0.3)
     response = post()
     assert "downloading the checkpoint" in assert_problem(response, 503)["detail"]
     assert int(response.headers["retry-after"]) >= 1

@@ -4,10 +4,11 @@ import pytest
 
 from app.api.application import create_app
 from app.api.state import Service
+from app.engine.lifecycle import WorkerState
 from app.errors import Draining, NotReady
 from app.scheduling.forecast import Span
 from app.settings import Settings
-from tests.support.fakes import FakeDecoders, FakeEngine, FakeState
+from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.requests import MODEL, PREPROCESSING
 
 
@@ -29,7 +30,7 @@ def test_a_ready_service_has_a_model_and_its_preprocessing(service: Service) -> 
 def test_a_service_that_is_not_ready_says_why_and_when_to_come_back(
     service: Service, engine: FakeEngine
 ) -> None:
-    engine.state = FakeState("starting", "downloading the checkpoint")
+    engine.state = WorkerState("starting", "downloading the checkpoint")
     with pytest.raises(NotReady, match="downloading the checkpoint") as refusal:
         service.model()
     assert refusal.value.retry_after == engine.ready_in()
@@ -55,5 +56,5 @@ def test_the_predicted_wait_is_that_of_one_picture_and_0_where_none_is_accepted(
 ) -> None:
     engine.predicted = Span(2.5, 4.0)
     assert service.predicted_wait() == 2.5
-    engine.state = FakeState("failed", "no such checkpoint")
+    engine.state = WorkerState("failed", "no such checkpoint")
     assert service.predicted_wait() == 0

@@ -3,18 +3,20 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
+from app.engine.engine import Engine
 from app.engine.generation import Generation
+from app.engine.lifecycle import WorkerState
 from app.errors import Refused, VariationsError
 from app.ipc.messages import Stage
 from app.parameters import Condition, EncoderInput, Fit, ModelInfo, Parameters
 from app.pictures import Picture
 from app.pictures.decode import decode
 from app.pictures.fit import Preprocessing
+from app.pictures.sandbox import Decoders
 from app.scheduling.forecast import Span
 from app.settings import Settings
 from tests.support.requests import MODEL, PREPROCESSING
@@ -43,21 +45,14 @@ class Gate:
             self._loop.call_soon_threadsafe(self._opened.set)
 
 
-@dataclass(slots=True)
-class FakeState:
-    """The worker's state, as a test wants it."""
-
-    phase: str = "ready"
-    reason: str = "ready"
-    fraction: float | None = None
-
-
-class FakeEngine:
+class FakeEngine(Engine):
     """Makes noise of the seed, over real generations; can be told to hold, to fail or to flag.
 
     While ``gate`` is held, a request runs until it is cancelled or the gate is opened.
     ``gone`` is set from the server's thread when a request is cancelled.
     """
+
+    state = WorkerState("ready", "ready")
 
     def __init__(self) -> None:
         self._making: set[asyncio.Task[None]] = set()
@@ -65,7 +60,7 @@ class FakeEngine:
 
     def reset(self) -> None:
         """Be as new, for the next test on the same server."""
-        self.state = FakeState()
+        self.state = WorkerState("ready", "ready")
         self.model: ModelInfo | None = MODEL
         self.preprocessing: Preprocessing | None = PREPROCESSING
         self.max_rows: int | None = 8
@@ -143,12 +138,11 @@ class FakeEngine:
         return noise.integers(0, 256, shape, dtype=np.uint8)
 
 
-class FakeDecoders:
+class FakeDecoders(Decoders):
     """Decodes in a thread of this process; can be told to hold, or to fail."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._max_pixels = (settings or Settings()).max_pixels
-        self.waiting = 0
         self.reset()
 
     def reset(self) -> None:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.api.state import RETRY_NOT_READY
+from app.api.state import RETRY_UNKNOWN
 from app.errors import NotReady
 from app.metrics import Metrics
 from app.tracing import Tracing
@@ -58,7 +58,7 @@ class Access:
             draining: bool = scope["app"].state.service.draining
             if exchange.status is not None or not draining:
                 raise
-            stopping = NotReady("The service is stopping", retry_after=RETRY_NOT_READY)
+            stopping = NotReady("The service is stopping", retry_after=RETRY_UNKNOWN)
             await problems.of_error(scope, stopping)(scope, receive, send)
         except Exception:
             logger.exception(

@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.state import Engine, Service, service_of
+from app.api.state import Service, service_of
 from app.api.timeline import Timeline
+from app.engine.engine import Engine
 from app.errors import (
     DeadlineExceeded,
     DeadlineOutOfReach,

@@ -5,8 +5,9 @@ import logging
 import httpx
 import pytest
 
+from app.engine.lifecycle import WorkerState
 from tests.support.client import Post
-from tests.support.fakes import FakeEngine, FakeState
+from tests.support.fakes import FakeEngine
 from tests.support.scrape import eventually, value
 
 
@@ -87,6 +88,6 @@ def test_requests_are_counted_by_route_and_status(client: httpx.Client, post: Po
 def test_a_refused_request_is_counted(client: httpx.Client, post: Post, engine: FakeEngine) -> None:
     refused = {"outcome": "refused"}
     before = value(client, "variations_pictures_total", refused)
-    engine.state = FakeState("starting", "loading")
+    engine.state = WorkerState("starting", "loading")
     assert post().status_code == 503
     assert value(client, "variations_pictures_total", refused) == before + 1

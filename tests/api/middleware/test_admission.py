@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from app.engine.lifecycle import WorkerState
 from app.settings import Settings
 from tests.support.bombs import BOMBS
 from tests.support.client import Post
-from tests.support.fakes import FakeEngine, FakeState
+from tests.support.fakes import FakeEngine
 from tests.support.problems import assert_problem
 
 MULTIPART = "multipart/form-data; boundary=x"
@@ -47,7 +48,7 @@ def test_a_declared_length_over_the_limit_is_refused_unread(url: str) -> None:
 def test_a_request_is_refused_unread_while_the_service_is_not_ready(
     url: str, engine: FakeEngine
 ) -> None:
-    engine.state = FakeState("down", "the worker ended")
+    engine.state = WorkerState("down", "the worker ended")
     assert answer_to(url, head("Content-Length: 1000")).startswith(b"HTTP/1.1 503 ")
 
 
@@ -56,7 +57,7 @@ def test_what_will_not_start_is_told_without_its_folder_on_the_disk(
 ) -> None:
     reason = "/home/somebody/models/mine has no safety checker; see https://x.org/a/b/c"
     told = "…/mine has no safety checker; see https://x.org/a/b/c"
-    engine.state = FakeState("failed", reason)
+    engine.state = WorkerState("failed", reason)
     assert client.get("/readyz").json()["reason"] == told
     response = post()
     body = assert_problem(response, 503)

@@ -3,27 +3,28 @@
 import httpx
 import pytest
 
-from tests.support.fakes import FakeEngine, FakeState
+from app.engine.lifecycle import WorkerState
+from tests.support.fakes import FakeEngine
 
 
 def test_the_process_is_healthy_whatever_the_worker_does(
     client: httpx.Client, engine: FakeEngine
 ) -> None:
-    engine.state = FakeState("down", "the worker ended")
+    engine.state = WorkerState("down", "the worker ended")
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(
     ("state", "status"),
     [
-        (FakeState("ready", "ready", None), 200),
-        (FakeState("starting", "downloading the checkpoint", 0.25), 503),
-        (FakeState("down", "the worker ended with signal 9", None), 503),
-        (FakeState("failed", "the checkpoint has no safety checker", None), 503),
+        (WorkerState("ready", "ready", None), 200),
+        (WorkerState("starting", "downloading the checkpoint", 0.25), 503),
+        (WorkerState("down", "the worker ended with signal 9", None), 503),
+        (WorkerState("failed", "the checkpoint has no safety checker", None), 503),
     ],
 )
 def test_readiness_tells_the_reason_and_how_far(
-    client: httpx.Client, engine: FakeEngine, state: FakeState, status: int
+    client: httpx.Client, engine: FakeEngine, state: WorkerState, status: int
 ) -> None:
     engine.state = state
     response = client.get("/readyz")
