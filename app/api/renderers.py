@@ -7,7 +7,6 @@ from app.api import schemas
 from app.api.timeline import Timeline
 from app.engine.generation import Result
 from app.parameters import ModelInfo, Parameters
-from app.pictures import Picture
 from app.pictures.encode import OutputFormat, encode_base64
 
 
@@ -27,7 +26,15 @@ def render_json(
     """
     began = time.perf_counter()
     variations = [
-        _variation(index, picture, parameters, output_format)
+        schemas.Variation(
+            index=index,
+            seed=parameters.seed_of(index),
+            b64_json=None if picture is None else encode_base64(picture, output_format),
+            media_type=output_format.media_type,
+            width=parameters.width,
+            height=parameters.height,
+            flagged=picture is None,
+        )
         for index, picture in enumerate(result.pictures)
     ]
     timeline.passed("write", began)
@@ -42,17 +49,3 @@ def render_json(
         ),
     )
     return answer.model_dump_json().encode()
-
-
-def _variation(
-    index: int, picture: Picture | None, parameters: Parameters, output_format: OutputFormat
-) -> schemas.Variation:
-    return schemas.Variation(
-        index=index,
-        seed=parameters.seed_of(index),
-        b64_json=None if picture is None else encode_base64(picture, output_format),
-        media_type=output_format.media_type,
-        width=parameters.width,
-        height=parameters.height,
-        flagged=picture is None,
-    )

@@ -3,8 +3,6 @@
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi.routing import APIRoute
@@ -16,13 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.api.state import Service, service_of
 from app.api.timeline import Timeline
 from app.engine.engine import Engine
-from app.errors import (
-    DeadlineExceeded,
-    DeadlineOutOfReach,
-    InvalidParameter,
-    TooLarge,
-    TooSlow,
-)
+from app.errors import DeadlineExceeded, DeadlineOutOfReach, InvalidParameter, TooLarge, TooSlow
 from app.parameters import ModelInfo, Parameters
 from app.pictures.fit import Preprocessing
 from app.settings import Settings
@@ -84,27 +76,43 @@ class AdmittedRoute(APIRoute):
         caller = service.keys.caller(connection.headers)
         admission = connection.state.admission = _admit(service, connection)
         with service.limiter.admit(admission.request_id, caller):
-            async with _deadline(admission.seconds) as deadline:
+            try:
+                async with asyncio.timeout(admission.seconds) as deadline:
 
-                async def answer(message: Message) -> None:
-                    if message["type"] == "http.response.start":
-                        deadline.reschedule(None)  # from here on a slow caller has other limits
-                    await _send_in_pieces(message, send)
+                    async def answer(message: Message) -> None:
+                        if message["type"] == "http.response.start":
+                            deadline.reschedule(None)  # from here on other limits hold
+                        await _send_in_pieces(message, send)
 
-                await super().handle(scope, _bounded(receive, service.settings), answer)
+                    await super().handle(scope, _bounded(receive, service.settings), answer)
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"The request did not finish within {admission.seconds:g} s and was stopped"
+                ) from None
 
 
 def _admit(service: Service, connection: HTTPConnection) -> Admission:
     """Raises whatever can be said against the request without its body."""
     model, preprocessing = service.model()
-    _check_content_type(connection.headers)
-    _check_declared_length(connection.headers, service.settings.max_upload_bytes)
+    headers, limit = connection.headers, service.settings.max_upload_bytes
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "multipart/form-data":
+        raise HTTPException(
+            415,
+            f"The body must be multipart/form-data, not {content_type or 'of no stated type'}; "
+            "with curl: -F image=@photo.jpg",
+        )
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_many_bytes(limit)
     return Admission(
         # One search finds a request in every log; the tail tells apart callers that repeat ids.
         request_id=f"{connection.state.request_id}.{uuid.uuid4().hex[:8]}",
         model=model,
         preprocessing=preprocessing,
-        seconds=_seconds(connection.headers, service.settings.request_timeout),
+        seconds=_seconds(headers, service.settings.request_timeout),
     )
 
 
@@ -125,38 +133,8 @@ def _seconds(headers: Headers, most: float) -> float:
     return min(seconds, most)
 
 
-def _check_content_type(headers: Headers) -> None:
-    given = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != "multipart/form-data":
-        raise HTTPException(
-            415,
-            f"The body must be multipart/form-data, not {given or 'of no stated type'}; "
-            "with curl: -F image=@photo.jpg",
-        )
-
-
-def _check_declared_length(headers: Headers, limit: int) -> None:
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_many_bytes(limit)
-
-
 def _too_many_bytes(limit: int) -> TooLarge:
     return TooLarge(f"The body is too large; at most {limit:,} bytes are accepted", field="body")
-
-
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[asyncio.Timeout]:
-    """Cancel what runs inside after ``seconds``, and say so."""
-    try:
-        async with asyncio.timeout(seconds) as timeout:
-            yield timeout
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceeded(
-            f"The request did not finish within {seconds:g} s and was stopped"
-        ) from None
 
 
 def _bounded(receive: Receive, settings: Settings) -> Receive:
