@@ -21,10 +21,7 @@ from app.parameters import (
 from app.pictures.decode import FORMATS_IN_WORDS
 from app.pictures.encode import OutputFormat
 
-# Optional fields: the document shows the plain type, since a form cannot carry null.
-Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)] | SkipJsonSchema[None]
-Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | SkipJsonSchema[None]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)] | SkipJsonSchema[None]
+# A header that is left out; the document shows the plain type.
 RequestTimeout = (
     Annotated[
         float,
@@ -32,19 +29,20 @@ RequestTimeout = (
     ]
     | SkipJsonSchema[None]
 )
-Pixels = Annotated[int, Field(ge=1)] | SkipJsonSchema[None]
 
 
-def _without_null_defaults(schema: dict[str, Any]) -> None:
+def _without_null(schema: dict[str, Any]) -> None:
+    """A form cannot carry null: the document shows the plain type of an optional field."""
     for field in schema["properties"].values():
-        if field.get("default", ...) is None:
+        if "anyOf" in field:
+            field.update(field.pop("anyOf")[0])
             del field["default"]
 
 
 class VariationsForm(BaseModel):
     """The form of ``POST /variations``. A field left out or left empty takes its default."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null_defaults)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null)
 
     image: Annotated[
         UploadFile,
@@ -54,50 +52,50 @@ class VariationsForm(BaseModel):
             json_schema_extra={"format": "binary"},  # what makes documentation offer a file
         ),
     ]
-    n: Annotated[
-        int, Field(ge=1, le=MAX_VARIATIONS, description="How many variations.", examples=[4])
-    ] = 1
-    guidance_scale: Annotated[
-        Guidance,
-        Field(
-            description="How closely to follow the picture; up to 1 means no guidance. "
-            "Default: the checkpoint's.",
-            examples=[3.0],
-        ),
-    ] = None
-    num_inference_steps: Annotated[
-        Steps,
-        Field(description="More steps, finer pictures. Default: the checkpoint's.", examples=[25]),
-    ] = None
-    scheduler: Annotated[
-        Scheduler | SkipJsonSchema[None],
-        Field(
-            description="The solver, by diffusers' name. Default: the checkpoint's.",
-            examples=["dpmsolver++"],
-        ),
-    ] = None
-    seed: Annotated[
-        Seed,
-        Field(
-            description="Variation i is made from seed + i. Default: random, and reported.",
-            examples=[7],
-        ),
-    ] = None
-    width: Annotated[
-        Pixels,
-        Field(description="With height, one of the model's sizes as `GET /` lists them."),
-    ] = None
-    height: Annotated[Pixels, Field(description="See width.")] = None
-    fit: Annotated[
-        Fit | SkipJsonSchema[None],
-        Field(
-            description="How a picture that is not square becomes so. Default: the checkpoint's.",
-            examples=["crop"],
-        ),
-    ] = None
-    output_format: Annotated[
-        OutputFormat, Field(description="File format of the variations.", examples=["png"])
-    ] = OutputFormat.PNG
+    n: int = Field(
+        default=1, ge=1, le=MAX_VARIATIONS, description="How many variations.", examples=[4]
+    )
+    guidance_scale: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_GUIDANCE_SCALE,
+        description="How closely to follow the picture; up to 1 means no guidance. "
+        "Default: the checkpoint's.",
+        examples=[3.0],
+    )
+    num_inference_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_STEPS,
+        description="More steps, finer pictures. Default: the checkpoint's.",
+        examples=[25],
+    )
+    scheduler: Scheduler | None = Field(
+        default=None,
+        description="The solver, by diffusers' name. Default: the checkpoint's.",
+        examples=["dpmsolver++"],
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Variation i is made from seed + i. Default: random, and reported.",
+        examples=[7],
+    )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="With height, one of the model's sizes as `GET /` lists them.",
+    )
+    height: int | None = Field(default=None, ge=1, description="See width.")
+    fit: Fit | None = Field(
+        default=None,
+        description="How a picture that is not square becomes so. Default: the checkpoint's.",
+        examples=["crop"],
+    )
+    output_format: OutputFormat = Field(
+        default=OutputFormat.PNG, description="File format of the variations.", examples=["png"]
+    )
 
     def wishes(self) -> Wishes:
         """All that the form asks of the model."""
