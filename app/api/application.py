@@ -58,9 +58,11 @@ def create_app(
         )
     app.add_middleware(Access, metrics=service.metrics, tracing=service.tracing)
     service.tracing.instrument(app)
-    problems.install(app, keys=bool(settings.api_keys))
+    problems.install(app)
     app.include_router(pages.router)
-    app.include_router(variations.router)
+    app.include_router(
+        variations.router, dependencies=[variations.BEARER] if settings.api_keys else None
+    )
     return app
 
 

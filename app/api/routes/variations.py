@@ -5,7 +5,7 @@ from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,8 +20,8 @@ from app.errors import InvalidParameter
 from app.ipc.messages import Stage
 from app.parameters import Condition
 
-# Looked at before the body is read; here it only tells the document, and its "Authorize" button.
-_bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, if it has any.")
+BEARER = Security(HTTPBearer(auto_error=False, description="One of the service's API keys."))
+"""Tells the document of the keys, and gives it a button; admission has looked at them before."""
 
 router = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 
@@ -29,13 +29,12 @@ router = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 @router.post(
     "/variations",
     response_model=VariationsResponse,
-    responses=documented(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
+    responses=documented(),
 )
 async def create_variations(
     request: Request,
     form: Annotated[VariationsForm, Form(media_type="multipart/form-data")],
     _timeout: Annotated[schemas.RequestTimeout, Header(alias=TIMEOUT_HEADER)] = None,
-    _key: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
 ) -> Response:
     """Make variations of an uploaded picture.
 
