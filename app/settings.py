@@ -4,13 +4,24 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.parameters import ModelConfig, Size
 
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _parse_size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    width, separator, height = value.lower().partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise ValueError(f"a size is written WIDTHxHEIGHT, such as 512x512, not {value!r}")
+    return int(width), int(height)
 
 
 class Settings(BaseSettings):
@@ -43,7 +54,7 @@ class Settings(BaseSettings):
         default="on",
         description="`on` refuses a checkpoint without one; `off` serves unchecked pictures.",
     )
-    sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
+    sizes: Annotated[tuple[Annotated[Size, BeforeValidator(_parse_size)], ...], NoDecode] = Field(
         default=(),
         description="Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own.",
     )
@@ -70,26 +81,22 @@ class Settings(BaseSettings):
         description="Most such requests of one API key, or of all callers where there are no "
         "keys; more are refused with 429. Empty: no quota.",
     )
-    request_timeout: float = Field(
+    request_timeout: Seconds = Field(
         default=300.0,
-        gt=0,
         description="Seconds from acceptance to the answer; what cannot be done by then is "
         "refused with 503. A caller may ask for less with `X-Request-Timeout`.",
     )
-    drain_timeout: float = Field(
+    drain_timeout: Seconds = Field(
         default=330.0,
-        gt=0,
         description="Seconds after SIGTERM in which accepted requests are finished.",
     )
-    step_timeout: float = Field(
+    step_timeout: Seconds = Field(
         default=30.0,
-        gt=0,
         description="Seconds without a finished step, or ten times what a step should take if that "
         "is longer, after which a worker is killed and replaced.",
     )
-    start_timeout: float = Field(
+    start_timeout: Seconds = Field(
         default=900.0,
-        gt=0,
         description="Seconds without progress after which a worker that is starting is killed.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -104,9 +111,8 @@ class Settings(BaseSettings):
         default=(),
         description="Comma-separated origins whose pages may call this in a browser; empty: none.",
     )
-    upload_timeout: float = Field(
+    upload_timeout: Seconds = Field(
         default=60.0,
-        gt=0,
         description="Seconds in which a request's head, then its body must have arrived, and its "
         "answer must have been read.",
     )
@@ -124,9 +130,8 @@ class Settings(BaseSettings):
         description="Uploads decoded at once, each by a process of its own; `auto`: one for each "
         "core, at most 4.",
     )
-    decode_timeout: float = Field(
+    decode_timeout: Seconds = Field(
         default=60.0,
-        gt=0,
         description="Seconds in which an upload must be decoded; what takes longer gets 413.",
     )
     decode_cpu_seconds: int = Field(
@@ -165,18 +170,11 @@ class Settings(BaseSettings):
     def _check_extra(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError(f"an address begins with http:// or https://, unlike {value!r}")
-        if value and not _is_installed("opentelemetry.instrumentation.fastapi"):
+        if value and find_spec("opentelemetry.sdk") is None:
             raise ValueError("traces need the extra otel; the README says how to install it")
         return value or None
 
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _parse_sizes(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(_parse_size(part) for part in value.split(",") if part.strip())
-
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("sizes", "api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -200,22 +198,8 @@ class Settings(BaseSettings):
         return self
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _parse_size(text: str) -> Size:
-    width, separator, height = text.strip().lower().partition("x")
-    if not (separator and width.isdigit() and height.isdigit()):
-        raise ValueError(f"a size is written WIDTHxHEIGHT, such as 512x512, not {text.strip()!r}")
-    return int(width), int(height)

@@ -1,10 +1,10 @@
-"""Errors become ``application/problem+json`` (RFC 9457), by one table."""
+"""Errors become ``application/problem+json`` (RFC 9457)."""
 
 import difflib
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -59,18 +59,15 @@ def documented() -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Make the application answer every error with a problem, and its document say so."""
-    app.openapi = _document(app.openapi)  # type: ignore[method-assign]
     app.exception_handler(VariationsError)(_on_error)
     app.exception_handler(RequestValidationError)(_on_validation_error)
     app.exception_handler(HTTPException)(_on_http_exception)
     app.exception_handler(ClientDisconnect)(_on_disconnect)
-
-
-def _document(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """FastAPI documents a response's model as ``application/json``: name problems rightly."""
+    fastapis = app.openapi
 
     def document() -> dict[str, Any]:
-        schema = openapi()
+        """FastAPI documents a response's model as ``application/json``: name problems rightly."""
+        schema = fastapis()
         operations = [one for path in schema["paths"].values() for one in path.values()]
         for response in (one for each in operations for one in each["responses"].values()):
             content = response.get("content", {})
@@ -78,7 +75,7 @@ def _document(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, A
                 content[MEDIA_TYPE] = content.pop("application/json")
         return schema
 
-    return document
+    app.openapi = document  # type: ignore[method-assign]
 
 
 def problem(

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import resource
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,9 @@ class Connections:
     open; of more, those go that have waited longest, so that a newcomer such as a probe gets in.
     """
 
-    def __init__(
-        self, seconds: float, most: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, seconds: float, most: int) -> None:
         self._seconds = seconds
         self._most = most
-        self._clock = clock
         self._waits: dict[Any, tuple[tuple[object, str], float]] = {}
 
     async def watch(self, connections: Collection[Any]) -> None:
@@ -50,7 +47,7 @@ class Connections:
 
     def look(self, connections: Collection[Any]) -> None:
         """Look once, and end those whose time is up."""
-        now, before = self._clock(), self._waits
+        now, before = time.monotonic(), self._waits
         self._waits = {}
         for connection in connections:
             wait = _waits_for_client(connection)

@@ -2,22 +2,25 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TypeVar
+from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive
 
-T = TypeVar("T")
 
-
-async def unless_gone(receive: Receive, work: Coroutine[None, None, T]) -> T:
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Response]) -> Response:
     """The result of ``work``, which is cancelled as soon as the client goes away.
 
     The body must have been read: from then on, all there is to receive is the disconnect.
     Raises :class:`ClientDisconnect` then; in every case nothing runs on when this returns.
     """
-    job = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    job, gone = asyncio.create_task(work), asyncio.create_task(disconnected())
     try:
         await asyncio.wait((job, gone), return_when=asyncio.FIRST_COMPLETED)
         if not job.done():
@@ -27,8 +30,3 @@ async def unless_gone(receive: Receive, work: Coroutine[None, None, T]) -> T:
         job.cancel()
         gone.cancel()
         await asyncio.gather(job, gone, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
