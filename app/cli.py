@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 app = typer.Typer(
-    help="Variations of a picture, with Stable Diffusion conditioned on its CLIP embedding.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import File, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from app.parameters import (
     MAX_GUIDANCE_SCALE,
@@ -20,15 +19,6 @@ from app.parameters import (
 )
 from app.pictures.decode import FORMATS_IN_WORDS
 from app.pictures.encode import OutputFormat
-
-# A header that is left out; the document shows the plain type.
-RequestTimeout = (
-    Annotated[
-        float,
-        Field(gt=0, description="Seconds the caller will wait; what cannot be done is refused."),
-    ]
-    | SkipJsonSchema[None]
-)
 
 
 class WireModel(BaseModel):

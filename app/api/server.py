@@ -76,11 +76,12 @@ class Server(uvicorn.Server):
     it and newcomers are told, until everything accepted is answered.
     """
 
+    _announcement: asyncio.Task[None]
+    _watch: asyncio.Task[None]
+
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
-        self._announcement: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
         self._drain_until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -107,13 +108,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._announcement is not None:
-            self._announcement.cancel()
+        self._announcement.cancel()
         await super().shutdown(sockets)
         if self.force_exit:
             await self._cut_short()
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.cancel()
 
     async def _cut_short(self) -> None:
         """Answer who still waits and end the worker: uvicorn, when forced, leaves both out."""

@@ -43,7 +43,10 @@ class Access:
             await self.app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
-        request_id = scope.setdefault("state", {})["request_id"] = _request_id(scope)
+        # The caller's own id where it is safe to log and send back, else a fresh one.
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -94,9 +97,3 @@ class Access:
             *(scope["method"], path, status, seconds, request_id),
             extra=extra,
         )
-
-
-def _request_id(scope: Scope) -> str:
-    """The caller's own id where it is safe to log and send back, else a fresh one."""
-    given = Headers(scope=scope).get(HEADER, "")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex

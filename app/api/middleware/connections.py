@@ -50,24 +50,19 @@ class Connections:
         now, before = time.monotonic(), self._waits
         self._waits = {}
         for connection in connections:
-            wait = _waits_for_client(connection)
-            if wait is not None:
+            if (wait := _waits_for_client(connection)) is not None:
                 known, since = before.get(connection, (wait, now))
                 self._waits[connection] = (wait, since if known == wait else now)
-        late = [one for one, (_, since) in self._waits.items() if now - since > self._seconds]
+        late = {one for one, (_, since) in self._waits.items() if now - since > self._seconds}
         if late:
             logger.info("Ending %d connections: nothing in %g s", len(late), self._seconds)
-        surplus = self._idle_too_many(len(connections) - self._most - len(late), late)
+        idle = [one for one, ((_, what), _) in self._waits.items() if what == _ASKING]
+        longest_first = sorted(set(idle) - late, key=lambda one: self._waits[one][1])
+        surplus = longest_first[: max(0, len(connections) - self._most - len(late))]
         if surplus:
             logger.warning("Of %d connections ending %d idle ones", len(connections), len(surplus))
-        for connection in late + surplus:
+        for connection in (*late, *surplus):
             connection.transport.abort()
-
-    def _idle_too_many(self, number: int, late: Collection[Any]) -> list[Any]:
-        """So many of those without a request that have waited longest and are not late yet."""
-        idle = [one for one, ((_, what), _) in self._waits.items() if what == _ASKING]
-        longest_first = sorted(set(idle).difference(late), key=lambda one: self._waits[one][1])
-        return longest_first[: max(0, number)]
 
 
 def _waits_for_client(connection: Any) -> tuple[object, str] | None:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, Security
 from fastapi.security import HTTPBearer
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api import schemas
 from app.api.middleware.admission import TIMEOUT_HEADER, Admission, AdmittedRoute
 from app.api.middleware.disconnect import unless_gone
 from app.api.problems import documented
@@ -23,6 +23,13 @@ from app.parameters import Condition
 BEARER = Security(HTTPBearer(auto_error=False, description="One of the service's API keys."))
 """Tells the document of the keys, and gives it a button; admission has looked at them before."""
 
+TIMEOUT = Header(
+    alias=TIMEOUT_HEADER,
+    json_schema_extra={"exclusiveMinimum": 0},
+    description="Seconds the caller will wait; what cannot be done is refused.",
+)
+"""Tells the document of the header, which admission has read before."""
+
 router = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 
 
@@ -34,7 +41,7 @@ router = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 async def create_variations(
     request: Request,
     form: Annotated[VariationsForm, Form(media_type="multipart/form-data")],
-    _timeout: Annotated[schemas.RequestTimeout, Header(alias=TIMEOUT_HEADER)] = None,
+    _timeout: Annotated[float | SkipJsonSchema[None], TIMEOUT] = None,
 ) -> Response:
     """Make variations of an uploaded picture.
 
