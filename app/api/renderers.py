@@ -4,26 +4,24 @@ import time
 from dataclasses import asdict
 
 from app.api import schemas
-from app.api.timeline import Timeline
+from app.api.middleware.admission import Admission
 from app.engine.generation import Result
-from app.parameters import ModelInfo, Parameters
+from app.parameters import Parameters
 from app.pictures.encode import OutputFormat, encode_base64
 
 
 def render_json(
     result: Result,
-    *,
-    request_id: str,
-    model: ModelInfo,
+    admission: Admission,
     parameters: Parameters,
     output_format: OutputFormat,
-    timeline: Timeline,
     predicted: float,
 ) -> bytes:
     """The answer of ``POST /variations``. Takes a while; call it in a thread.
 
     ``predicted`` is the prediction, in seconds, for all that followed the upload.
     """
+    model, timeline = admission.model, admission.timeline
     began = time.perf_counter()
     variations = [
         schemas.Variation(
@@ -39,7 +37,7 @@ def render_json(
     ]
     timeline.passed("write", began)
     answer = schemas.VariationsResponse(
-        id=request_id,
+        id=admission.request_id,
         created=int(time.time()),
         model=schemas.Model(id=model.id, revision=model.revision),
         parameters=schemas.ResolvedParameters(**asdict(parameters), output_format=output_format),

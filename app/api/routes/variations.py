@@ -90,14 +90,7 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     timeline.stages.append(Stage("queue", submitted, result.stages[0].began))
     timeline.stages.extend(result.stages)
     body = await asyncio.to_thread(
-        render_json,
-        result,
-        request_id=admission.request_id,
-        model=admission.model,
-        parameters=parameters,
-        output_format=form.output_format,
-        timeline=timeline,
-        predicted=predicted,
+        render_json, result, admission, parameters, form.output_format, predicted
     )
     service.metrics.http.stages(timeline.seconds())
     return Response(body, media_type="application/json")
