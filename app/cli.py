@@ -17,18 +17,15 @@ from app.parameters import (
     MAX_VARIATIONS,
     Condition,
     Fit,
-    Parameters,
     Scheduler,
     Wishes,
 )
 from app.training.cli import app as training
 
 if TYPE_CHECKING:
-    from app.pipeline import Pipeline
     from app.settings import Settings
 
 app = typer.Typer(
-    help="Variations of a picture, with Stable Diffusion conditioned on its CLIP embedding.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -92,9 +89,7 @@ def generate(
         fit=fit,
     )
     try:
-        pipeline = _load(settings)
-        parameters = wishes.resolve(pipeline.model)
-        _generate(pipeline, photo, settings.max_pixels, parameters, out)
+        _generate(settings, photo, wishes, out)
     except VariationsError as error:
         typer.echo(f"{error.title}: {error.message}", err=True)
         raise typer.Exit(1) from None
@@ -121,48 +116,38 @@ def _settings(**given: Any) -> "Settings":
         raise typer.Exit(2) from None
 
 
-def _load(settings: "Settings") -> "Pipeline":
+def _generate(settings: "Settings", photo: Path, wishes: Wishes, out: Path) -> None:
+    from PIL import Image  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
+    from app.pictures.decode import decode  # noqa: PLC0415
     from app.pipeline import Pipeline  # noqa: PLC0415
 
     with Progress(transient=True) as bar:
         task = bar.add_task("loading", total=None)
 
-        def report(stage: str, fraction: float | None) -> None:
+        def loading(stage: str, fraction: float | None) -> None:
             total = None if fraction is None else 1.0
             bar.update(task, description=stage, completed=fraction or 0, total=total)
 
-        return Pipeline.load(settings.to_model_config(), report)
-
-
-def _generate(
-    pipeline: "Pipeline", photo: Path, max_pixels: int, parameters: Parameters, out: Path
-) -> None:
-    from PIL import Image  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
-    from app.pictures.decode import decode  # noqa: PLC0415
-
-    picture = decode(photo.read_bytes(), max_pixels=max_pixels)
-    pixels = pipeline.preprocessing(picture, parameters.fit)
-    out.mkdir(parents=True, exist_ok=True)
-    with Progress(transient=True) as bar:
-        task = bar.add_task(f"{parameters.n} variations of {photo.name}")
+        pipeline = Pipeline.load(settings.to_model_config(), loading)
+        parameters = wishes.resolve(pipeline.model)
+        picture = decode(photo.read_bytes(), max_pixels=settings.max_pixels)
+        pixels = pipeline.preprocessing(picture, parameters.fit)
+        out.mkdir(parents=True, exist_ok=True)
+        bar.update(task, description=f"{parameters.n} variations of {photo.name}")
         pictures = pipeline.generate(
             Condition.guided(pixels, parameters.guidance_scale),
             parameters,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    missing = 0
     for index, decoded in enumerate(pictures):
         seed = parameters.seed_of(index)
         if decoded.picture is None:
             typer.echo(f"seed {seed}: {decoded.error or 'stopped by the safety checker'}", err=True)
-            missing += 1
             continue
         path = out / f"{photo.stem}-{seed}.png"
         Image.fromarray(decoded.picture).save(path)
         typer.echo(str(path))
-    if missing == len(pictures):
+    if all(decoded.picture is None for decoded in pictures):
         raise typer.Exit(1)

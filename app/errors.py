@@ -1,66 +1,68 @@
-"""Everything that can go wrong, as one tree that knows no HTTP.
+"""Everything that can go wrong: one class for each error, with the title that a caller reads.
 
-A class's docstring says when it is raised, its :attr:`~VariationsError.title` is made of its name.
+``status`` is the number by which HTTP tells it; a class has its base's unless it names its own.
 """
 
-import re
+from typing import Any
 
 
 class VariationsError(Exception):
     """Base of all errors of this service. The message is written for the caller."""
 
-    title = "Error"
+    title = "Something went wrong"
+    status = 500
 
-    def __init_subclass__(cls) -> None:
-        words = re.findall(r"[A-Z][a-z]*", cls.__name__)
-        cls.title = " ".join(words).capitalize()
+    def __init_subclass__(cls, *, title: str, status: int | None = None, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        cls.title = title
+        cls.status = status or cls.status
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
 
-class BadInput(VariationsError):
-    """The request cannot be served as it is; ``field`` names the part to mend."""
+class BadInput(VariationsError, title="The request cannot be served as it is", status=422):
+    """The caller can mend it; ``field`` names the part to mend."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)
         self.field = field
 
 
-class NotAPicture(BadInput):
+class NotAPicture(BadInput, title="Not a readable picture", status=400):
     """The bytes are no picture, or a truncated or corrupt one."""
 
 
-class FormatNotAllowed(BadInput):
+class FormatNotAllowed(BadInput, title="Picture format not allowed", status=415):
     """A picture in a format that is not on the list."""
 
 
-class TooLarge(BadInput):
+class TooLarge(BadInput, title="Picture too large", status=413):
     """Too many bytes, or too many pixels."""
 
 
-class TooSlow(BadInput):
+class TooSlow(BadInput, title="Upload too slow", status=408):
     """The body of the request took too long to arrive."""
 
 
-class TooCostly(BadInput):
+class TooCostly(BadInput, title="Picture too costly to decode", status=413):
     """Decoding the picture would take more CPU time, time or memory than is allowed."""
 
 
-class DecoderDied(BadInput):
+class DecoderDied(BadInput, title="Picture not decoded"):
     """The process that decoded the picture ended before it was done."""
 
 
-class InvalidParameter(BadInput):
+class InvalidParameter(BadInput, title="Parameter not valid"):
     """A parameter is out of its range or of the wrong type."""
 
 
-class NotAuthorized(VariationsError):
+class NotAuthorized(VariationsError, title="Not authorized", status=401):
     """The API key is missing, or not one of those that are accepted."""
 
 
-class Refused(VariationsError):
+class Refused(VariationsError, title="Not accepted now", status=503):
     """Nothing is wrong with the request, but it cannot be taken now.
 
     ``retry_after`` is the number of seconds after which asking again makes sense, ``None`` if it
@@ -69,68 +71,62 @@ class Refused(VariationsError):
 
     reason = "refused"
 
+    def __init_subclass__(cls, *, reason: str, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        cls.reason = reason
+
     def __init__(self, message: str, *, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class QueueFull(Refused):
+class QueueFull(Refused, title="The queue is full", status=429, reason="queue_full"):
     """As many requests as the queue holds are already waiting."""
 
-    reason = "queue_full"
 
-
-class QuotaExceeded(Refused):
+class QuotaExceeded(Refused, title="Too many requests of one key", status=429, reason="quota"):
     """As many requests as one API key may have are already waiting."""
 
-    reason = "quota"
 
-
-class DeadlineOutOfReach(Refused):
+class DeadlineOutOfReach(Refused, title="Deadline out of reach", reason="deadline"):
     """It would be finished only after the caller's deadline, or the service's."""
 
-    reason = "deadline"
 
-
-class NotReady(Refused):
+class NotReady(Refused, title="Not ready", reason="not_ready"):
     """The worker is starting, or cannot be started."""
 
-    reason = "not_ready"
 
-
-class Draining(NotReady):
+class Draining(NotReady, title="Shutting down", reason="draining"):
     """The service is about to end, and finishes what it has accepted."""
 
-    reason = "draining"
 
-
-class DeadlineExceeded(VariationsError):
+class DeadlineExceeded(VariationsError, title="Deadline exceeded", status=504):
     """The request was accepted but did not finish within its deadline."""
 
 
-class GenerationFailed(VariationsError):
+class GenerationFailed(VariationsError, title="Generation failed"):
     """This request's pictures could not be made; others are not concerned."""
 
 
-class OutOfMemory(GenerationFailed):
+class OutOfMemory(GenerationFailed, title="Out of memory", status=503):
     """The request does not fit in the device's memory, even with nothing else running."""
 
 
-class AttemptsExhausted(GenerationFailed):
+class AttemptsExhausted(GenerationFailed, title="All attempts failed"):
     """A worker ended during each of the attempts, the last time with nothing else to do."""
 
 
-class WorkerUnavailable(VariationsError):
+class WorkerUnavailable(VariationsError, title="No worker", status=503):
     """The worker ended before the request was done, and no other can be started."""
 
 
-class CheckpointError(VariationsError):
+class CheckpointError(VariationsError, title="The checkpoint cannot be served", status=503):
     """The checkpoint cannot be served: missing, unsafe, or of another kind."""
 
 
-class CheckpointUnavailable(CheckpointError):
+class CheckpointUnavailable(CheckpointError, title="The checkpoint cannot be had now"):
     """The hub or the disk does not answer, or not well; the checkpoint may be had later."""
 
 
-class DeviceUnavailable(VariationsError):
+class DeviceUnavailable(VariationsError, title="The device cannot be used", status=503):
     """The device does not work; whether it does again, only a new process can find out."""

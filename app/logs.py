@@ -7,41 +7,32 @@ from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-Format = Literal["text", "json"]
-
-
-def choose_format(wanted: Literal["auto", "text", "json"]) -> Format:
-    """Turn ``auto`` into text on a terminal, and into JSON elsewhere."""
-    if wanted == "auto":
-        return "text" if sys.stderr.isatty() else "json"
-    return wanted
-
 
 def configure(level: str, log_format: str, process: Literal["api", "worker"]) -> None:
     """Log to standard error: our own loggers at ``level``, all others from warnings on.
 
-    In JSON a line has ``time``, ``level``, ``process``, ``logger``, ``message`` and what else is
-    known where it is written, such as ``request_id``. Faults of an upload or of a header concern
-    their sender, who is told, and not the log.
+    ``log_format`` is ``text``, ``json``, or ``auto``: text on a terminal and JSON elsewhere. In
+    JSON a line has ``time``, ``level``, ``process``, ``logger``, ``message`` and what else is known
+    where it is written, such as ``request_id``. Faults of an upload or of a header concern their
+    sender, who is told, and not the log.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_formatter(log_format, process))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("app").setLevel(level.upper())
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    logging.getLogger("opentelemetry.trace.propagation").setLevel(logging.ERROR)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def _formatter(log_format: str, process: str) -> logging.Formatter:
+    if log_format == "auto":
+        log_format = "text" if sys.stderr.isatty() else "json"
+    where = "" if process == "api" else f" {process}:"
+    formatter = logging.Formatter(f"%(asctime)s %(levelname)s{where} %(message)s")
     if log_format == "json":
-        return JsonFormatter(
+        formatter = JsonFormatter(
             "{asctime}{levelname}{name}{message}",
             style="{",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
             static_fields={"process": process},
             datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
-    where = "" if process == "api" else f" {process}:"
-    return logging.Formatter(f"%(asctime)s %(levelname)s{where} %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("app").setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("opentelemetry.trace.propagation").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")

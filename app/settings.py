@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.parameters import ModelConfig, Size
@@ -12,11 +12,22 @@ from app.parameters import ModelConfig, Size
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""
 
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _parse_size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    width, separator, height = value.lower().partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise ValueError(f"a size is written WIDTHxHEIGHT, such as 512x512, not {value!r}")
+    return int(width), int(height)
+
 
 class Settings(BaseSettings):
     """One field per environment variable, named after it with the prefix ``VARIATIONS_``.
 
-    An empty variable is as one that is not set.
+    The text below a field describes it in the README. An empty variable is as one that is not set.
     """
 
     model_config = SettingsConfigDict(
@@ -26,147 +37,82 @@ class Settings(BaseSettings):
         frozen=True,
         str_strip_whitespace=True,
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    model: str = Field(
-        default="demo", description="`demo` (built in), a Hugging Face Hub id, or a local folder."
-    )
-    revision: str | None = Field(
-        default=None,
-        description="Revision of a hub checkpoint; empty takes the known one, else `main`.",
-    )
-    device: str = Field(
-        default="auto",
-        description='`cpu`, `cuda`, `cuda:1`, …; `auto` is the CPU, see "Not yet run".',
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description="`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32.",
-    )
-    attention_slicing: Literal["off", "auto", "max"] = Field(
-        default="off", description="Less memory, slower: attention in slices instead of SDPA."
-    )
-    vae_slicing: bool = Field(
-        default=False, description="Less memory: decode one picture at a time within a batch."
-    )
-    safety_checker: Literal["on", "off"] = Field(
-        default="on",
-        description="`on` refuses a checkpoint without one; `off` serves unchecked pictures.",
-    )
-    sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
-        default=(),
-        description="Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own.",
-    )
-    max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = Field(
-        default="auto",
-        description="Most UNet rows in one step; `auto` measures at start how many still pay.",
-    )
-    fixed_bucket: bool = Field(
-        default=False,
-        description="Pad every step to the one largest bucket: same seed, same bytes, less speed.",
-    )
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
-    )
-    max_queue: int = Field(
-        default=64,
-        ge=1,
-        description="Requests accepted whose answer is not yet read; more are refused with 429.",
-    )
-    key_quota: int | None = Field(
-        default=None,
-        ge=1,
-        description="Most such requests of one API key, or of all callers where there are no "
-        "keys; more are refused with 429. Empty: no quota.",
-    )
-    request_timeout: float = Field(
-        default=300.0,
-        gt=0,
-        description="Seconds from acceptance to the answer; what cannot be done by then is "
-        "refused with 503. A caller may ask for less with `X-Request-Timeout`.",
-    )
-    drain_timeout: float = Field(
-        default=330.0,
-        gt=0,
-        description="Seconds after SIGTERM in which accepted requests are finished.",
-    )
-    step_timeout: float = Field(
-        default=30.0,
-        gt=0,
-        description="Seconds without a finished step, or ten times what a step should take if that "
-        "is longer, after which a worker is killed and replaced.",
-    )
-    start_timeout: float = Field(
-        default=900.0,
-        gt=0,
-        description="Seconds without progress after which a worker that is starting is killed.",
-    )
-    on_failure: Literal["exit", "stay"] = Field(
-        default="exit",
-        description="Where the worker can never start: `exit` with status 3, for whoever watches "
-        "the process; `stay` to tell the reason on `/readyz`.",
-    )
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(),
-        description="Comma-separated keys, one of which a request must bring as "
-        "`Authorization: Bearer KEY`. Empty: open to all, on loopback only.",
-    )
-    allow_anonymous: bool = Field(
-        default=False, description="Listen beyond loopback without API keys all the same."
-    )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="Comma-separated origins whose pages may call this in a browser; empty: none.",
-    )
-    upload_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        description="Seconds in which a request's head, then its body must have arrived, and its "
-        "answer must have been read.",
-    )
-    keep_alive: int = Field(
-        default=75,
-        ge=1,
-        description="Seconds for which a connection is kept open for a further request: longer "
-        "than the proxy in front keeps its own, which usually is 60.",
-    )
-    max_upload_bytes: int = Field(
-        default=20 * 2**20, ge=1024, description="Most bytes of a request's body."
-    )
-    max_pixels: int = Field(
-        default=50_000_000,
-        ge=1024,
-        le=178_956_970,
-        description="Most pixels of an uploaded picture, from its header; Pillow allows no more.",
-    )
-    decoders: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
-        default="auto",
-        description="Uploads decoded at once, each by a process of its own; `auto`: one for each "
-        "core, at most 4.",
-    )
-    decode_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        description="Seconds in which an upload must be decoded; what takes longer gets 413.",
-    )
-    decode_cpu_seconds: int = Field(
-        default=20,
-        ge=1,
-        description="Seconds of the processor that decoding an upload may take; more gets 413.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="What is logged."
-    )
-    log_format: Literal["auto", "text", "json"] = Field(
-        default="auto", description="`auto` is text on a terminal and JSON lines elsewhere."
-    )
-
-    otlp_endpoint: str | None = Field(
-        default=None,
-        description="Where traces go, as `http://collector:4318` (OTLP over HTTP); needs the "
-        "extra `otel`. Empty: nowhere.",
-    )
+    model: str = "demo"
+    """`demo` (built in), a Hugging Face Hub id, or a local folder."""
+    revision: str | None = None
+    """Revision of a hub checkpoint; empty takes the known one, else `main`."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, …; `auto` is the CPU, see "Not yet run"."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32."""
+    attention_slicing: Literal["off", "auto", "max"] = "off"
+    """Less memory, slower: attention in slices instead of SDPA."""
+    vae_slicing: bool = False
+    """Less memory: decode one picture at a time within a batch."""
+    safety_checker: Literal["on", "off"] = "on"
+    """`on` refuses a checkpoint without one; `off` serves unchecked pictures."""
+    sizes: Annotated[tuple[Annotated[Size, BeforeValidator(_parse_size)], ...], NoDecode] = ()
+    """Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own."""
+    max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = "auto"
+    """Most UNet rows in one step; `auto` measures at start how many still pay."""
+    fixed_bucket: bool = False
+    """Pad every step to the one largest bucket: same seed, same bytes, less speed."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    max_queue: int = Field(default=64, ge=1)
+    """Requests accepted whose answer is not yet read; more are refused with 429."""
+    key_quota: int | None = Field(default=None, ge=1)
+    """Most such requests of one API key, or of all callers where there are no keys; more are
+    refused with 429. Empty: no quota."""
+    request_timeout: Seconds = 300.0
+    """Seconds from acceptance to the answer; what cannot be done by then is refused with 503. A
+    caller may ask for less with `X-Request-Timeout`."""
+    drain_timeout: Seconds = 330.0
+    """Seconds after SIGTERM in which accepted requests are finished."""
+    step_timeout: Seconds = 30.0
+    """Seconds without a finished step, or ten times what a step should take if that is longer,
+    after which a worker is killed and replaced."""
+    start_timeout: Seconds = 900.0
+    """Seconds without progress after which a worker that is starting is killed."""
+    on_failure: Literal["exit", "stay"] = "exit"
+    """Where the worker can never start: `exit` with status 3, for whoever watches the process;
+    `stay` to tell the reason on `/readyz`."""
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Comma-separated keys, one of which a request must bring as `Authorization: Bearer KEY`.
+    Empty: open to all, on loopback only."""
+    allow_anonymous: bool = False
+    """Listen beyond loopback without API keys all the same."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated origins whose pages may call this in a browser; empty: none."""
+    upload_timeout: Seconds = 60.0
+    """Seconds in which a request's head, then its body must have arrived, and its answer must have
+    been read."""
+    keep_alive: int = Field(default=75, ge=1)
+    """Seconds for which a connection is kept open for a further request: longer than the proxy in
+    front keeps its own, which usually is 60."""
+    max_upload_bytes: int = Field(default=20 * 2**20, ge=1024)
+    """Most bytes of a request's body."""
+    max_pixels: int = Field(default=50_000_000, ge=1024, le=178_956_970)
+    """Most pixels of an uploaded picture, from its header; Pillow allows no more."""
+    decoders: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+    """Uploads decoded at once, each by a process of its own; `auto`: one for each core, at most
+    4."""
+    decode_timeout: Seconds = 60.0
+    """Seconds in which an upload must be decoded; what takes longer gets 413."""
+    decode_cpu_seconds: int = Field(default=20, ge=1)
+    """Seconds of the processor that decoding an upload may take; more gets 413."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """`auto` is text on a terminal and JSON lines elsewhere."""
+    otlp_endpoint: str | None = None
+    """Where traces go, as `http://collector:4318` (OTLP over HTTP); needs the extra `otel`. Empty:
+    nowhere."""
 
     def to_model_config(self) -> ModelConfig:
         """The part of the settings that says which checkpoint to load and how."""
@@ -203,18 +149,11 @@ class Settings(BaseSettings):
     def _check_extra(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
             raise ValueError(f"an address begins with http:// or https://, unlike {value!r}")
-        if value and not _is_installed("opentelemetry.instrumentation.fastapi"):
+        if value and find_spec("opentelemetry.sdk") is None:
             raise ValueError("traces need the extra otel; the README says how to install it")
         return value or None
 
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _parse_sizes(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(_parse_size(part) for part in value.split(",") if part.strip())
-
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("sizes", "api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -243,22 +182,8 @@ class Settings(BaseSettings):
         return self
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _parse_size(text: str) -> Size:
-    width, separator, height = text.strip().lower().partition("x")
-    if not (separator and width.isdigit() and height.isdigit()):
-        raise ValueError(f"a size is written WIDTHxHEIGHT, such as 512x512, not {text.strip()!r}")
-    return int(width), int(height)

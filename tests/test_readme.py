@@ -13,7 +13,8 @@ def settings_table() -> str:
     lines = ["| setting | default | what it does |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, ()) else f"`{_written(field.default)}`"
-        lines.append(f"| `VARIATIONS_{name.upper()}` | {default} | {field.description} |")
+        description = " ".join((field.description or "").split())
+        lines.append(f"| `VARIATIONS_{name.upper()}` | {default} | {description} |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,6 @@ from app.engine.engine import Engine
 from app.engine.process import HUB_TOKENS
 from app.engine.watchdog import Timeouts
 from app.ipc.messages import Start
-from app.logs import choose_format
 from app.metrics import Metrics
 from app.pictures.sandbox import Decoders, Limits
 from app.settings import Settings
@@ -66,9 +65,11 @@ def create_app(
         )
     app.add_middleware(Access, metrics=service.metrics, tracing=service.tracing)
     service.tracing.instrument(app)
-    problems.install(app, keys=bool(settings.api_keys))
+    problems.install(app)
     app.include_router(pages.router)
-    app.include_router(variations.router)
+    app.include_router(
+        variations.router, dependencies=[variations.BEARER] if settings.api_keys else None
+    )
     return app
 
 
@@ -79,7 +80,7 @@ def start_message(settings: Settings) -> Start:
         max_rows=None if settings.max_rows == "auto" else settings.max_rows,
         fixed_bucket=settings.fixed_bucket,
         log_level=settings.log_level,
-        log_format=choose_format(settings.log_format),
+        log_format=settings.log_format,
         hub_token=next((os.environ[name] for name in HUB_TOKENS if os.environ.get(name)), None),
     )
 

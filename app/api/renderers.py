@@ -4,35 +4,40 @@ import time
 from dataclasses import asdict
 
 from app.api import schemas
-from app.api.timeline import Timeline
+from app.api.middleware.admission import Admission
 from app.engine.generation import Result
-from app.parameters import ModelInfo, Parameters
-from app.pictures import Picture
+from app.parameters import Parameters
 from app.pictures.encode import OutputFormat, encode_base64
 
 
 def render_json(
     result: Result,
-    *,
-    request_id: str,
-    model: ModelInfo,
+    admission: Admission,
     parameters: Parameters,
     output_format: OutputFormat,
-    timeline: Timeline,
     predicted: float,
 ) -> bytes:
     """The answer of ``POST /variations``. Takes a while; call it in a thread.
 
     ``predicted`` is the prediction, in seconds, for all that followed the upload.
     """
+    model, timeline = admission.model, admission.timeline
     began = time.perf_counter()
     variations = [
-        _variation(index, picture, parameters, output_format)
+        schemas.Variation(
+            index=index,
+            seed=parameters.seed_of(index),
+            b64_json=None if picture is None else encode_base64(picture, output_format),
+            media_type=output_format.media_type,
+            width=parameters.width,
+            height=parameters.height,
+            flagged=picture is None,
+        )
         for index, picture in enumerate(result.pictures)
     ]
     timeline.passed("write", began)
     answer = schemas.VariationsResponse(
-        id=request_id,
+        id=admission.request_id,
         created=int(time.time()),
         model=schemas.Model(id=model.id, revision=model.revision),
         parameters=schemas.ResolvedParameters(**asdict(parameters), output_format=output_format),
@@ -42,17 +47,3 @@ def render_json(
         ),
     )
     return answer.model_dump_json().encode()
-
-
-def _variation(
-    index: int, picture: Picture | None, parameters: Parameters, output_format: OutputFormat
-) -> schemas.Variation:
-    return schemas.Variation(
-        index=index,
-        seed=parameters.seed_of(index),
-        b64_json=None if picture is None else encode_base64(picture, output_format),
-        media_type=output_format.media_type,
-        width=parameters.width,
-        height=parameters.height,
-        flagged=picture is None,
-    )

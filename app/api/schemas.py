@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import File, UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from app.parameters import (
     MAX_GUIDANCE_SCALE,
@@ -21,18 +20,11 @@ from app.parameters import (
 from app.pictures.decode import FORMATS_IN_WORDS
 from app.pictures.encode import OutputFormat
 
-# Optional fields: the document shows the plain type, since a form cannot carry null.
-Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)] | SkipJsonSchema[None]
-Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | SkipJsonSchema[None]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)] | SkipJsonSchema[None]
-RequestTimeout = (
-    Annotated[
-        float,
-        Field(gt=0, description="Seconds the caller will wait; what cannot be done is refused."),
-    ]
-    | SkipJsonSchema[None]
-)
-Pixels = Annotated[int, Field(ge=1)] | SkipJsonSchema[None]
+
+class WireModel(BaseModel):
+    """Base of the wire models. The text below a field describes it in the OpenAPI document."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 def _as_written(value: object) -> object:
@@ -46,16 +38,18 @@ def _as_written(value: object) -> object:
 AnyCase = BeforeValidator(_as_written)
 
 
-def _without_null_defaults(schema: dict[str, Any]) -> None:
+def _without_null(schema: dict[str, Any]) -> None:
+    """A form cannot carry null: the document shows the plain type of an optional field."""
     for field in schema["properties"].values():
-        if field.get("default", ...) is None:
+        if "anyOf" in field:
+            field.update(field.pop("anyOf")[0])
             del field["default"]
 
 
-class VariationsForm(BaseModel):
+class VariationsForm(WireModel):
     """The form of ``POST /variations``. A field left out or left empty takes its default."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null_defaults)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null)
 
     image: Annotated[
         UploadFile,
@@ -65,59 +59,33 @@ class VariationsForm(BaseModel):
             json_schema_extra={"format": "binary"},  # what makes documentation offer a file
         ),
     ]
-    n: Annotated[
-        int, Field(ge=1, le=MAX_VARIATIONS, description="How many variations.", examples=[4])
-    ] = 1
-    guidance_scale: Annotated[
-        Guidance,
-        Field(
-            description="How closely to follow the picture; up to 1 means no guidance. "
-            "Default: the checkpoint's.",
-            examples=[3.0],
-        ),
-    ] = None
-    num_inference_steps: Annotated[
-        Steps,
-        Field(description="More steps, finer pictures. Default: the checkpoint's.", examples=[25]),
-    ] = None
-    scheduler: Annotated[
-        Scheduler | SkipJsonSchema[None],
-        AnyCase,
-        Field(
-            description="The solver, by diffusers' name. Default: the checkpoint's.",
-            examples=["dpmsolver++"],
-        ),
-    ] = None
-    seed: Annotated[
-        Seed,
-        Field(
-            description="Variation i is made from seed + i. Default: random, and reported.",
-            examples=[7],
-        ),
-    ] = None
-    width: Annotated[
-        Pixels,
-        Field(description="With height, one of the model's sizes as `GET /` lists them."),
-    ] = None
-    height: Annotated[Pixels, Field(description="See width.")] = None
-    fit: Annotated[
-        Fit | SkipJsonSchema[None],
-        AnyCase,
-        Field(
-            description="How a picture that is not square becomes so. Default: the checkpoint's.",
-            examples=["crop"],
-        ),
-    ] = None
-    output_format: Annotated[
-        OutputFormat, AnyCase, Field(description="File format of the variations.", examples=["png"])
-    ] = OutputFormat.PNG
+    n: int = Field(default=1, ge=1, le=MAX_VARIATIONS, examples=[4])
+    """How many variations."""
+    guidance_scale: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE_SCALE, examples=[3.0])
+    """How closely to follow the picture; up to 1 means no guidance. Default: the checkpoint's."""
+    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[25])
+    """More steps, finer pictures. Default: the checkpoint's."""
+    scheduler: Annotated[Scheduler | None, AnyCase] = Field(default=None, examples=["dpmsolver++"])
+    """The solver, by diffusers' name. Default: the checkpoint's."""
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, examples=[7])
+    """Variation i is made from seed + i. Default: random, and reported."""
+    width: int | None = Field(default=None, ge=1)
+    """With height, one of the model's sizes as `GET /` lists them."""
+    height: int | None = Field(default=None, ge=1)
+    """See width."""
+    fit: Annotated[Fit | None, AnyCase] = Field(default=None, examples=["crop"])
+    """How a picture that is not square becomes so. Default: the checkpoint's."""
+    output_format: Annotated[OutputFormat, AnyCase] = Field(
+        default=OutputFormat.PNG, examples=["png"]
+    )
+    """File format of the variations."""
 
     def wishes(self) -> Wishes:
         """All that the form asks of the model."""
         return Wishes(**self.model_dump(exclude={"image", "output_format"}))
 
 
-class Model(BaseModel):
+class Model(WireModel):
     """The checkpoint that made the pictures."""
 
     id: str
@@ -131,21 +99,22 @@ class ResolvedParameters(Parameters):
     output_format: OutputFormat
 
 
-class Variation(BaseModel):
+class Variation(WireModel):
     """One picture; ``b64_json`` is null where the safety checker stopped it."""
 
     index: int
-    seed: int = Field(description="With n=1 and this seed the same picture comes again.")
-    b64_json: str | None = Field(
-        description="The file in base64; null if flagged.", examples=["iVBORw0KGgo="]
-    )
+    seed: int
+    """With n=1 and this seed the same picture comes again."""
+    b64_json: str | None = Field(examples=["iVBORw0KGgo="])
+    """The file in base64; null if flagged."""
     media_type: str = Field(examples=["image/png"])
     width: int
     height: int
-    flagged: bool = Field(description="The safety checker stopped this picture.")
+    flagged: bool
+    """The safety checker stopped this picture."""
 
 
-class Timings(BaseModel):
+class Timings(WireModel):
     """Seconds by stage, and the number of UNet calls the request took part in.
 
     ``upload``: the body arrives · ``read``: it becomes the encoder's input · ``queue``: all waiting
@@ -167,70 +136,66 @@ class Timings(BaseModel):
     steps: int
 
 
-class VariationsResponse(BaseModel):
+class VariationsResponse(WireModel):
     """The answer of ``POST /variations``."""
 
-    id: str = Field(
-        description="Begins with the header x-request-id; in the logs as well.",
-        examples=["9b2f6b3c0f6a4d0f8f1c0a0f5a6f7e11.09f1b2c3"],
-    )
-    created: int = Field(description="Unix time of the answer.", examples=[1790000000])
+    id: str = Field(examples=["9b2f6b3c0f6a4d0f8f1c0a0f5a6f7e11.09f1b2c3"])
+    """Begins with the header x-request-id; in the logs as well."""
+    created: int = Field(examples=[1790000000])
+    """Unix time of the answer."""
     model: Model
     parameters: ResolvedParameters
     variations: list[Variation]
     timings: Timings
 
 
-class FieldProblem(BaseModel):
+class FieldProblem(WireModel):
     """One field and what was wrong with it."""
 
     field: str = Field(examples=["n"])
     message: str = Field(examples=["Input should be less than or equal to 8, not '9'"])
 
 
-class Problem(BaseModel):
+class Problem(WireModel):
     """An error, after RFC 9457 (``application/problem+json``)."""
 
-    type: str = Field(
-        description="The kind of problem; the same word for the same kind.",
-        examples=["urn:variations:invalid-parameter"],
-    )
+    type: str = Field(examples=["urn:variations:invalid-parameter"])
+    """The kind of problem; the same word for the same kind."""
     title: str = Field(examples=["Parameter not valid"])
     status: int = Field(examples=[422])
-    detail: str = Field(
-        description="What was wrong here, and what would be right.",
-        examples=["n: Input should be less than or equal to 8, not '9'"],
-    )
-    instance: str = Field(description="The path that was asked.", examples=["/variations"])
-    request_id: str = Field(description="Also in the header x-request-id and in the log.")
-    errors: list[FieldProblem] = Field(description="Field by field, where fields were wrong.")
-    retry_after: float | None = Field(
-        default=None, description="Seconds after which asking again makes sense, where it does."
-    )
+    detail: str = Field(examples=["n: Input should be less than or equal to 8, not '9'"])
+    """What was wrong here, and what would be right."""
+    instance: str = Field(examples=["/variations"])
+    """The path that was asked."""
+    request_id: str
+    """Also in the header x-request-id and in the log."""
+    errors: list[FieldProblem]
+    """Field by field, where fields were wrong."""
+    retry_after: float | None = None
+    """Seconds after which asking again makes sense, where it does."""
 
 
-class Health(BaseModel):
+class Health(WireModel):
     """The answer of ``GET /healthz``."""
 
     status: str = Field(examples=["ok"])
 
 
-class Readiness(BaseModel):
+class Readiness(WireModel):
     """The answer of ``GET /readyz``: the state of the service and the reason for it."""
 
-    status: str = Field(
-        description="starting, ready, down, draining, stopped or failed.", examples=["starting"]
-    )
+    status: str = Field(examples=["starting"])
+    """starting, ready, down, draining, stopped or failed."""
     reason: str = Field(examples=["downloading the checkpoint"])
-    fraction: float | None = Field(
-        description="0–1, where the present stage can tell.", examples=[0.4]
-    )
+    fraction: float | None = Field(examples=[0.4])
+    """0–1, where the present stage can tell."""
 
 
-class Index(BaseModel):
+class Index(WireModel):
     """The answer of ``GET /``."""
 
     name: str
     version: str
-    model: ModelInfo | None = Field(description="Null until the service is ready.")
+    model: ModelInfo | None
+    """Null until the service is ready."""
     links: dict[str, str]

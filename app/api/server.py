@@ -40,7 +40,7 @@ def serve(
     :data:`FAILED_STATUS` where no worker can ever start, unless the settings say to stay.
     ``engine`` and ``decoders`` are as for :func:`create_app`.
     """
-    logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
+    logs.configure(settings.log_level, settings.log_format, "api")
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
@@ -95,13 +95,14 @@ class Server(uvicorn.Server):
     it and newcomers are told, until everything accepted is answered.
     """
 
+    _announcement: asyncio.Task[None]
+    _watch: asyncio.Task[None]
+
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
         self.failed = False
         """It ended since no worker can ever start."""
-        self._announcement: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
         self._drain_until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -132,13 +133,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._announcement is not None:
-            self._announcement.cancel()
+        self._announcement.cancel()
         await super().shutdown(sockets)
         if self.force_exit:
             await self._cut_short()
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.cancel()
 
     async def _cut_short(self) -> None:
         """Answer who still waits and end the worker: uvicorn, when forced, leaves both out."""
@@ -169,21 +168,14 @@ class Server(uvicorn.Server):
 async def _announce_ready(engine: Engine) -> None:
     """Print what the worker is doing whenever that changes, until it is ready."""
     said = ""
-    while engine.state.phase != "ready":
+    while (model := engine.model) is None or engine.state.phase != "ready":
         if engine.state.reason != said:
             said = engine.state.reason
             _say(said)
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-    _say(_ready_line(engine))
-
-
-def _ready_line(engine: Engine) -> str:
-    model = engine.model
-    if model is None:
-        return "ready"
     revision = f"@{model.revision}" if model.revision else ""
     sizes = ", ".join(f"{width}x{height}" for width, height in model.sizes)
-    return (
+    _say(
         f"ready: {model.id}{revision} on {model.device} {model.dtype}, {sizes}, "
         f"at most {engine.max_rows} rows a step"
     )

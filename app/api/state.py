@@ -15,8 +15,8 @@ from app.pictures.sandbox import Decoders
 from app.settings import Settings
 from app.tracing import Tracing
 
-RETRY_NOT_READY = 5.0
-"""Seconds after which to ask a service again that is not ready."""
+RETRY_UNKNOWN = 5.0
+"""Seconds after which to ask again where nobody can tell."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Service:
         if self.draining:
             raise Draining(
                 "The service is shutting down; another instance may take the request",
-                retry_after=RETRY_NOT_READY,
+                retry_after=RETRY_UNKNOWN,
             )
         model, preprocessing = self.engine.model, self.engine.preprocessing
         if model is None or preprocessing is None or not self.engine.accepting:

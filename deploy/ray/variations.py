@@ -18,7 +18,7 @@ from app.api.application import create_app
 from app.api.middleware import access
 from app.api.routes import service as pages_of_service
 from app.api.server import listen
-from app.api.state import RETRY_NOT_READY, Service
+from app.api.state import RETRY_UNKNOWN, Service
 from app.settings import Settings
 
 TARGETS = "/metrics/replicas"
@@ -39,7 +39,7 @@ def build(_arguments: dict[str, str]) -> serve.Application:
         max_ongoing_requests=2 * settings.max_queue,
         # So many wait in each proxy while there is no replica.
         max_queued_requests=2 * settings.max_queue,
-        backpressure_config={"status_code": 503, "retry_after_s": RETRY_NOT_READY},
+        backpressure_config={"status_code": 503, "retry_after_s": RETRY_UNKNOWN},
         graceful_shutdown_timeout_s=settings.drain_timeout + SPARE_SECONDS,
     )
     return deployment(serve.ingress()(Variations)).bind()
@@ -55,7 +55,7 @@ class Variations:
 
     def __init__(self) -> None:
         settings = _settings()
-        logs.configure(settings.log_level, logs.choose_format(settings.log_format), "api")
+        logs.configure(settings.log_level, settings.log_format, "api")
         self._application = create_app(settings)
         self._application.add_api_route(TARGETS, _targets, include_in_schema=False)
         self._application.add_middleware(OneRequestId)

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.api.state import RETRY_NOT_READY
+from app.api.state import RETRY_UNKNOWN
 from app.errors import NotReady
 from app.metrics import Metrics
 from app.tracing import Tracing
@@ -42,92 +42,60 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        began, status = time.perf_counter(), 0
+        # The caller's own id where it is safe to log and send back, else a fresh one.
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
         if scope["method"] == "HEAD":  # the server leaves the body out
-            exchange.scope = {**scope, "method": "GET"}
-        try:
-            await self._answer(exchange, receive)
-        finally:
-            self._record(exchange)
+            scope = {**scope, "method": "GET"}
 
-    async def _answer(self, exchange: "_Exchange", receive: Receive) -> None:
-        """Run the application; an unexpected error is answered here, without its traceback."""
-        scope, send = exchange.scope, exchange.send
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[HEADER] = request_id
+                for name, value in _SECURITY.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, answer)
         except asyncio.CancelledError:
             # By a stop by force, or by a server whose way it is to say that the client has gone.
-            draining: bool = scope["app"].state.service.draining
-            if exchange.status is not None or not draining:
+            if status or not scope["app"].state.service.draining:
                 raise
-            stopping = NotReady("The service is stopping", retry_after=RETRY_NOT_READY)
-            await problems.of_error(scope, stopping)(scope, receive, send)
+            stopping = NotReady("The service is stopping", retry_after=RETRY_UNKNOWN)
+            await problems.of_error(scope, stopping)(scope, receive, answer)
         except Exception:
-            logger.exception(
-                "unexpected error in request %s",
-                exchange.request_id,
-                extra={"request_id": exchange.request_id},
-            )
-            if exchange.status is not None:
+            extra = {"request_id": request_id}
+            logger.exception("unexpected error in request %s", request_id, extra=extra)
+            if status:
                 raise
-            await problems.unexpected(scope)(scope, receive, send)
+            detail = "The service met an unexpected error; its log has the request_id"
+            await problems.problem(scope, 500, detail)(scope, receive, answer)
+        finally:
+            self._record(scope, status or problems.CLIENT_GONE, time.perf_counter() - began)
 
-    def _record(self, exchange: "_Exchange") -> None:
-        status = exchange.status or problems.CLIENT_GONE
-        seconds = time.perf_counter() - exchange.began
-        trace_id = self.tracing.trace_id(Headers(scope=exchange.scope).get("traceparent", ""))
-        self.metrics.http.request(_route(exchange.scope), status, seconds)
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        request_id = scope["state"]["request_id"]
+        # The path template that answered, and the path as it was sent, still percent-encoded, so
+        # that it cannot forge log lines.
+        route = str(getattr(scope.get("route"), "path", "other"))
+        path = (scope.get("raw_path") or b"").decode("ascii", "backslashreplace")[:200]
+        extra = {
+            "request_id": request_id,
+            "route": route,
+            "status": status,
+            "seconds": round(seconds, 4),
+        }
+        if trace_id := self.tracing.trace_id(Headers(scope=scope).get("traceparent", "")):
+            extra["trace_id"] = trace_id
+        self.metrics.http.request(route, status, seconds)
         logger.log(
-            logging.DEBUG if exchange.scope["path"] in _PROBES else logging.INFO,
+            logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
             "%s %s %d %.3fs id=%s",
-            exchange.scope["method"],
-            _printable_path(exchange.scope),
-            status,
-            seconds,
-            exchange.request_id,
-            extra={
-                "request_id": exchange.request_id,
-                "route": _route(exchange.scope),
-                "status": status,
-                "seconds": round(seconds, 4),
-                **({"trace_id": trace_id} if trace_id else {}),
-            },
+            *(scope["method"], path, status, seconds, request_id),
+            extra=extra,
         )
-
-
-class _Exchange:
-    """One request and what is known of its answer."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope = scope
-        self.began = time.perf_counter()
-        self.status: int | None = None
-        self.request_id = _request_id(scope)
-        self._send = send
-        scope.setdefault("state", {})["request_id"] = self.request_id
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers[HEADER] = self.request_id
-            for name, value in _SECURITY.items():
-                headers.setdefault(name, value)
-        await self._send(message)
-
-
-def _request_id(scope: Scope) -> str:
-    """The caller's own id where it is safe to log and send back, else a fresh one."""
-    given = Headers(scope=scope).get(HEADER, "")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _route(scope: Scope) -> str:
-    """The path template that answered; whatever else was asked is ``other``."""
-    return str(getattr(scope.get("route"), "path", "other"))
-
-
-def _printable_path(scope: Scope) -> str:
-    """The path as it was sent, still percent-encoded, so that it cannot forge log lines."""
-    raw: bytes = scope.get("raw_path") or b""
-    return raw.decode("ascii", "backslashreplace")[:200]

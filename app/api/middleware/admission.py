@@ -3,8 +3,6 @@
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi.routing import APIRoute
@@ -16,11 +14,7 @@ from app.api.middleware.body import bounded, check_head
 from app.api.state import Service, service_of
 from app.api.timeline import Timeline
 from app.engine.engine import Engine
-from app.errors import (
-    DeadlineExceeded,
-    DeadlineOutOfReach,
-    InvalidParameter,
-)
+from app.errors import DeadlineExceeded, DeadlineOutOfReach, InvalidParameter
 from app.parameters import ModelInfo, Parameters
 from app.pictures.fit import Preprocessing
 
@@ -83,15 +77,22 @@ class AdmittedRoute(APIRoute):
         caller = service.keys.caller(connection.headers)
         admission = connection.state.admission = _admit(service, connection)
         with service.limiter.admit(admission.request_id, caller):
-            async with _deadline(admission.seconds) as deadline:
+            try:
+                async with asyncio.timeout(admission.seconds) as deadline:
 
-                async def answer(message: Message) -> None:
-                    if message["type"] == "http.response.start":
-                        deadline.reschedule(None)  # from here on a slow caller has other limits
-                    await _send_in_pieces(message, send)
+                    async def answer(message: Message) -> None:
+                        if message["type"] == "http.response.start":
+                            deadline.reschedule(None)  # from here on other limits hold
+                        await _send_in_pieces(message, send)
 
-                body = bounded(receive, service.settings, admission.boundary)
-                await super().handle(scope, body, answer)
+                    body = bounded(receive, service.settings, admission.boundary)
+                    await super().handle(scope, body, answer)
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"The request did not finish within {admission.seconds:g} s and was stopped"
+                ) from None
 
 
 def _admit(service: Service, connection: HTTPConnection) -> Admission:
@@ -123,20 +124,6 @@ def _seconds(headers: Headers, most: float) -> float:
             field=TIMEOUT_HEADER,
         )
     return min(seconds, most)
-
-
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[asyncio.Timeout]:
-    """Cancel what runs inside after ``seconds``, and say so."""
-    try:
-        async with asyncio.timeout(seconds) as timeout:
-            yield timeout
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceeded(
-            f"The request did not finish within {seconds:g} s and was stopped"
-        ) from None
 
 
 async def _send_in_pieces(message: Message, send: Send) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import resource
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,10 @@ class Connections:
     open; of more, those go that have waited longest, so that a newcomer such as a probe gets in.
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        keep_alive: float,
-        most: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, seconds: float, keep_alive: float, most: int) -> None:
         self._seconds = seconds
         self._keep_alive = max(seconds, keep_alive)
         self._most = most
-        self._clock = clock
         self._waits: dict[Any, tuple[tuple[Any, str], float]] = {}
 
     async def watch(self, connections: Collection[Any]) -> None:
@@ -57,32 +50,27 @@ class Connections:
 
     def look(self, connections: Collection[Any]) -> None:
         """Look once, and end those whose time is up."""
-        now, before = self._clock(), self._waits
+        now, before = time.monotonic(), self._waits
         self._waits = {}
         for connection in connections:
-            wait = _waits_for_client(connection)
-            if wait is not None:
+            if (wait := _waits_for_client(connection)) is not None:
                 known, since = before.get(connection, (wait, now))
                 self._waits[connection] = (wait, since if known == wait else now)
-        late = [one for one, (wait, at) in self._waits.items() if now - at > self._most_of(wait)]
+        late = {one for one, (wait, at) in self._waits.items() if now - at > self._most_of(wait)}
         if late:
             logger.info("Ending %d connections whose clients are too slow", len(late))
-        surplus = self._idle_too_many(len(connections) - self._most - len(late), late)
+        idle = [one for one, ((_, what), _) in self._waits.items() if what == _ASKING]
+        longest_first = sorted(set(idle) - late, key=lambda one: self._waits[one][1])
+        surplus = longest_first[: max(0, len(connections) - self._most - len(late))]
         if surplus:
             logger.warning("Of %d connections ending %d idle ones", len(connections), len(surplus))
-        for connection in late + surplus:
+        for connection in (*late, *surplus):
             connection.transport.abort()
 
     def _most_of(self, wait: tuple[Any, str]) -> float:
         cycle, what = wait
         between = what == _ASKING and cycle is not None and not cycle.more_body
         return self._keep_alive if between else self._seconds
-
-    def _idle_too_many(self, number: int, late: Collection[Any]) -> list[Any]:
-        """So many of those without a request that have waited longest and are not late yet."""
-        idle = [one for one, ((_, what), _) in self._waits.items() if what == _ASKING]
-        longest_first = sorted(set(idle).difference(late), key=lambda one: self._waits[one][1])
-        return longest_first[: max(0, number)]
 
 
 def _waits_for_client(connection: Any) -> tuple[Any, str] | None:

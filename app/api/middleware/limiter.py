@@ -1,6 +1,5 @@
 """The limiter: how many requests are accepted, over all and of one API key."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from random import Random, SystemRandom
@@ -16,19 +15,21 @@ WRITING_SECONDS = 0.1
 JITTER = 1.25
 """A ``Retry-After`` is up to so many times the prediction, so that callers come back apart."""
 
-Finishes = Callable[[], Mapping[str, float]]
-"""Seconds until each accepted request will be finished, by its id."""
-
 
 class Limiter:
     """Bounds the requests that are accepted and whose answers have not been taken yet.
 
-    ``limit`` is for all of them, ``quota`` for those of one API key, ``None`` for no quota. A
+    ``limit`` is for all of them, ``quota`` for those of one API key, ``None`` for no quota.
+    ``finishes`` gives the seconds until each accepted request will be finished, by its id. A
     refusal's ``Retry-After`` is the predicted time to the first finish, with a random part.
     """
 
     def __init__(
-        self, limit: int, quota: int | None, finishes: Finishes, random: Random | None = None
+        self,
+        limit: int,
+        quota: int | None,
+        finishes: Callable[[], Mapping[str, float]],
+        random: Random | None = None,
     ) -> None:
         self._limit = limit
         self._quota = quota
@@ -47,7 +48,13 @@ class Limiter:
 
         Raises :class:`QueueFull` or :class:`QuotaExceeded`.
         """
-        self._check_quota(caller)
+        own = [name for name, owner in self._callers.items() if owner == caller]
+        if self._quota is not None and len(own) >= self._quota:
+            raise QuotaExceeded(
+                f"{self._quota} requests of this API key are waiting or being made, as many as one "
+                "key may have; ask again after Retry-After seconds",
+                retry_after=self._retry_after(own),
+            )
         if self.taken >= self._limit:
             raise QueueFull(
                 f"The queue is full: {self._limit} requests are waiting or being made; "
@@ -59,17 +66,6 @@ class Limiter:
             yield
         finally:
             del self._callers[request_id]
-
-    def _check_quota(self, caller: str) -> None:
-        if self._quota is None or Counter(self._callers.values())[caller] < self._quota:
-            return
-        raise QuotaExceeded(
-            f"{self._quota} requests of this API key are waiting or being made, as many as one "
-            "key may have; ask again after Retry-After seconds",
-            retry_after=self._retry_after(
-                name for name, owner in self._callers.items() if owner == caller
-            ),
-        )
 
     def _retry_after(self, request_ids: Iterable[str]) -> float:
         """Seconds until the first of these requests should have been answered, or a little more."""

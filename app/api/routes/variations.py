@@ -5,11 +5,11 @@ from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api import schemas
 from app.api.middleware.admission import TIMEOUT_HEADER, Admission, AdmittedRoute
 from app.api.middleware.disconnect import unless_gone
 from app.api.problems import documented
@@ -20,8 +20,15 @@ from app.errors import InvalidParameter
 from app.ipc.messages import Stage
 from app.parameters import Condition
 
-# Looked at before the body is read; here it only tells the document, and its "Authorize" button.
-_bearer = HTTPBearer(auto_error=False, description="One of the service's API keys, if it has any.")
+BEARER = Security(HTTPBearer(auto_error=False, description="One of the service's API keys."))
+"""Tells the document of the keys, and gives it a button; admission has looked at them before."""
+
+TIMEOUT = Header(
+    alias=TIMEOUT_HEADER,
+    json_schema_extra={"exclusiveMinimum": 0},
+    description="Seconds the caller will wait; what cannot be done is refused.",
+)
+"""Tells the document of the header, which admission has read before."""
 
 router = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 
@@ -29,13 +36,12 @@ router = APIRouter(route_class=AdmittedRoute, tags=["variations"])
 @router.post(
     "/variations",
     response_model=VariationsResponse,
-    responses=documented(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
+    responses=documented(),
 )
 async def create_variations(
     request: Request,
     form: Annotated[VariationsForm, Form(media_type="multipart/form-data")],
-    _timeout: Annotated[schemas.RequestTimeout, Header(alias=TIMEOUT_HEADER)] = None,
-    _key: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
+    _timeout: Annotated[float | SkipJsonSchema[None], TIMEOUT] = None,
 ) -> Response:
     """Make variations of an uploaded picture.
 
@@ -84,14 +90,7 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     timeline.stages.append(Stage("queue", submitted, result.stages[0].began))
     timeline.stages.extend(result.stages)
     body = await asyncio.to_thread(
-        render_json,
-        result,
-        request_id=admission.request_id,
-        model=admission.model,
-        parameters=parameters,
-        output_format=form.output_format,
-        timeline=timeline,
-        predicted=predicted,
+        render_json, result, admission, parameters, form.output_format, predicted
     )
     service.metrics.http.stages(timeline.seconds())
     return Response(body, media_type="application/json")
