@@ -115,7 +115,7 @@ class Mirror:
     def stepped(self, stats: StepStats) -> None:
         """The worker has taken a step."""
         self._learn(lambda: self.costs.learn_step(stats.size, stats.bucket, stats.seconds))
-        self._line.limit(stats.cap)
+        self._line.cap = stats.cap
         taken = tuple(
             Ticket(
                 name, index, known.parameters.size, known.parameters.rows, known.parameters.calls

@@ -12,7 +12,7 @@ The policy, in full:
 - The cap counts the rows of all running samples, of every size: whoever is admitted later never
   makes the line before it slower than the cap already allows.
 - The step is padded to the smallest bucket that holds its rows.
-- The cap is the largest bucket, or less for as long as :meth:`Batcher.limit` says so.
+- The cap is the largest bucket, or less for as long as it is set so.
 
 Cancelling only shortens the line. With one size nobody finishes later for it; with several, the
 next in line may start earlier and bring another size with it, which then takes its turns.
@@ -20,6 +20,7 @@ next in line may start earlier and bring another size with it, which then takes 
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from app.parameters import Size
@@ -53,6 +54,11 @@ class Batch:
     waiting_rows: int
 
 
+def decoded_next(undecoded: Sequence[Ticket], at_once: int) -> list[Ticket]:
+    """The samples of the next decode: those that have waited longest, all of one size."""
+    return [ticket for ticket in undecoded if ticket.size == undecoded[0].size][:at_once]
+
+
 class Batcher:
     """The line of samples, and whose turn it is.
 
@@ -64,30 +70,16 @@ class Batcher:
         if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
             raise ValueError(f"buckets must be positive and ascending, not {list(buckets)}")
         self._buckets = tuple(buckets)
-        self._cap = self._buckets[-1]
+        self.cap = self._buckets[-1]
+        """Most rows of all running samples, unless the first in line alone has more."""
         self._steps_left: dict[Ticket, int] = {}
         self._rows = 0
         self._turn = 0
         self._last_turn: dict[Size, int] = {}
 
-    @property
-    def cap(self) -> int:
-        """Most rows of all running samples, unless the first in line alone has more."""
-        return self._cap
-
-    @property
-    def rows(self) -> int:
-        """Rows of the whole line."""
-        return self._rows
-
-    def limit(self, rows: int) -> None:
-        """Set the cap to ``rows``, or to the nearest number from 1 to the largest bucket."""
-        self._cap = min(max(rows, 1), self._buckets[-1])
-
     def copy(self) -> "Batcher":
         """The same line, to be run forward by itself."""
-        twin = Batcher(self._buckets)
-        twin._cap, twin._rows, twin._turn = self._cap, self._rows, self._turn
+        twin = copy(self)
         twin._steps_left, twin._last_turn = dict(self._steps_left), dict(self._last_turn)
         return twin
 
@@ -102,8 +94,6 @@ class Batcher:
         """Put a sample at the end of the line."""
         if ticket in self._steps_left:
             raise ValueError(f"already in line: {ticket}")
-        if ticket.rows < 1 or ticket.steps < 1:
-            raise ValueError(f"a sample has at least one row and one step: {ticket}")
         self._steps_left[ticket] = ticket.steps
         self._rows += ticket.rows
 
@@ -124,7 +114,8 @@ class Batcher:
         by_size: dict[Size, list[Ticket]] = {}
         for ticket in self.running():
             by_size.setdefault(ticket.size, []).append(ticket)
-        return [self._batch(by_size[size]) for size in sorted(by_size, key=self._last_turn_of)]
+        turns = sorted(by_size, key=lambda size: self._last_turn.get(size, 0))
+        return [self._batch(by_size[size]) for size in turns]
 
     def steps_to_a_last(self, batches: Sequence[Batch]) -> int:
         """The number of steps of the :meth:`round` until one is the last of some sample."""
@@ -140,7 +131,15 @@ class Batcher:
         """
         self._turn += steps
         self._last_turn[batch.size] = self._turn
-        return [ticket for ticket in batch.tickets if self._count(ticket, steps)]
+        finished = []
+        for ticket in batch.tickets:
+            left = self._steps_left.get(ticket, 0) - steps
+            if left > 0:
+                self._steps_left[ticket] = left
+            elif ticket in self._steps_left:
+                self._remove(ticket)
+                finished.append(ticket)
+        return finished
 
     def advance_round(self, batches: Sequence[Batch], steps: int) -> list[Ticket]:
         """Count so many steps of the :meth:`round` as done, none after a sample's last one."""
@@ -170,19 +169,6 @@ class Batcher:
     def _batch(self, tickets: Sequence[Ticket]) -> Batch:
         rows = sum(ticket.rows for ticket in tickets)
         return Batch(tuple(tickets), tickets[0].size, rows, self.bucket(rows), self._rows - rows)
-
-    def _last_turn_of(self, size: Size) -> int:
-        return self._last_turn.get(size, 0)
-
-    def _count(self, ticket: Ticket, steps: int) -> bool:
-        left = self._steps_left.get(ticket)
-        if left is None:
-            return False
-        if left > steps:
-            self._steps_left[ticket] = left - steps
-            return False
-        self._remove(ticket)
-        return True
 
     def _remove(self, ticket: Ticket) -> None:
         del self._steps_left[ticket]

@@ -1,12 +1,12 @@
 """The row cap, the most rows of a step: found at start, lowered while memory is short."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 SMALLEST_CAP = 2
 """Rows of one sample with guidance; a cap below would never let it run."""
 
-LARGEST_CAP = 128
+ROWS_TRIED = (4, 8, 16, 32, 64, 128)
 LEAST_GAIN = 1.05
 PATIENCE = 2
 """Doublings in a row that may gain too little: one alone may be a busy moment of the machine."""
@@ -15,7 +15,7 @@ CALM_STEPS = 50
 """Steps without a shortage after which one sample more may join."""
 
 
-def find_row_cap(seconds_of_step: Callable[[int], float], largest: int = LARGEST_CAP) -> int:
+def find_row_cap(seconds_of_step: Callable[[int], float]) -> int:
     """Double the rows of a step for as long as that pays, and return the last number that did.
 
     A number of rows pays if it gives 5 % more rows a second than the last that did; the search
@@ -24,7 +24,7 @@ def find_row_cap(seconds_of_step: Callable[[int], float], largest: int = LARGEST
     """
     cap, best = SMALLEST_CAP, seconds_of_step(SMALLEST_CAP)
     misses = 0
-    for rows in powers_of_two(2 * SMALLEST_CAP, largest):
+    for rows in ROWS_TRIED:
         seconds = seconds_of_step(rows)
         if math.isinf(seconds):
             break
@@ -33,14 +33,6 @@ def find_row_cap(seconds_of_step: Callable[[int], float], largest: int = LARGEST
         elif (misses := misses + 1) == PATIENCE:
             break
     return cap
-
-
-def powers_of_two(first: int, last: int) -> Iterator[int]:
-    """``first``, itself a power of two, and those that follow up to ``last``."""
-    power = first
-    while power <= last:
-        yield power
-        power *= 2
 
 
 class RowCap:

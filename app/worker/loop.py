@@ -25,7 +25,7 @@ from app.ipc.messages import (
 )
 from app.pipeline import Decoded, Pipeline, Row, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
-from app.scheduling.batcher import Batch, Batcher, Ticket
+from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
 from app.scheduling.row_cap import RowCap
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
 from app.worker.state import PendingStep, RequestState
@@ -163,7 +163,7 @@ class Worker:
         except Exception as error:
             if ran_out_of_memory(error):
                 self._row_cap.lower(rows)
-                self._batcher.limit(self._row_cap.rows)
+                self._batcher.cap = self._row_cap.rows
             raise
 
     def _step_alone(self, ticket: Ticket) -> list[Step]:
@@ -195,7 +195,7 @@ class Worker:
             state.stepped(began, ended)
         self._undecoded.extend(self._wanted(pending.finished))
         self._row_cap.stepped()
-        self._batcher.limit(self._row_cap.rows)
+        self._batcher.cap = self._row_cap.rows
         self._send(self._stats(pending, states, ended - began))
 
     def _stats(
@@ -217,9 +217,11 @@ class Worker:
 
     def _decode(self) -> None:
         """Decode the samples that have waited longest, one micro-batch of one size."""
-        tickets = self._take_undecoded()
+        tickets = decoded_next(self._undecoded, self._decoded_at_once)
         if not tickets:
             return
+        for ticket in tickets:
+            self._undecoded.remove(ticket)
         began = perf_counter()
         decoded = self._retry.in_halves(
             "decode", tickets, self._decode_together, self._decode_alone
@@ -227,13 +229,6 @@ class Worker:
         self._send(DecodeStats(len(tickets), tickets[0].size, perf_counter() - began))
         for ticket, each in decoded:
             self._deliver(ticket, each)
-
-    def _take_undecoded(self) -> list[Ticket]:
-        same_size = [t for t in self._undecoded if t.size == self._undecoded[0].size]
-        tickets = same_size[: self._decoded_at_once]
-        for ticket in tickets:
-            self._undecoded.remove(ticket)
-        return tickets
 
     def _decode_together(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Decoded]]:
         tickets = self._wanted(tickets)

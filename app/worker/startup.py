@@ -16,7 +16,6 @@ from app.ipc.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWo
 from app.parameters import ModelConfig
 from app.pipeline import Pipeline
 from app.scheduling.batcher import Batcher
-from app.scheduling.row_cap import powers_of_two
 from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
 from app.worker.warmup import warm_up
@@ -94,7 +93,7 @@ def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
         return [cap]
     if device == "cpu":
         return list(range(1, cap + 1))
-    return [*powers_of_two(1, cap - 1), cap]
+    return [*(2**power for power in range((cap - 1).bit_length())), cap]
 
 
 def _leave() -> None:

@@ -82,7 +82,7 @@ def lines(draw: st.DrawFn) -> Batcher:
         for _ in range(draw(st.integers(0, 6))):
             if batch := line.next():
                 line.advance(batch)
-    line.limit(draw(st.integers(1, largest)))
+    line.cap = draw(st.integers(1, largest))
     return line
 
 

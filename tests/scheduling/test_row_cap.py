@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.scheduling.row_cap import CALM_STEPS, RowCap, find_row_cap, powers_of_two
+from app.scheduling.row_cap import CALM_STEPS, ROWS_TRIED, RowCap, find_row_cap
 
 
 def test_growth_stops_where_two_doublings_gain_too_little() -> None:
@@ -34,7 +34,7 @@ def test_a_step_that_does_not_fit_ends_the_growth() -> None:
 
 
 def test_growth_ends_at_the_largest_step() -> None:
-    assert find_row_cap(lambda rows: 1.0, largest=64) == 64
+    assert find_row_cap(lambda rows: 1.0) == ROWS_TRIED[-1]
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=7, max_size=7))
@@ -47,10 +47,6 @@ def test_the_times_that_were_measured_give_the_same_cap_again(seconds: list[floa
 
     cap = find_row_cap(measured)
     assert find_row_cap(lambda rows: table.get(rows, math.inf)) == cap
-
-
-def test_powers_of_two() -> None:
-    assert list(powers_of_two(1, 9)) == [1, 2, 4, 8]
 
 
 def test_a_shortage_halves_the_rows_down_to_one_sample() -> None:
