@@ -8,20 +8,16 @@ from app.worker.startup import serve
 
 
 def main() -> None:
-    """Serve, ignoring the signals that end the API process."""
-    _ignore_ending_signals()
-    serve(Connection(int(sys.argv[1])))
+    """Serve, ignoring the signals that end the API process.
 
-
-def _ignore_ending_signals() -> None:
-    """Ctrl-C and SIGTERM reach the whole group; accepted work is finished first all the same.
-
-    The API process starts this one with both blocked; once ignored, they can be unblocked.
+    Ctrl-C and SIGTERM reach the whole group; accepted work is finished first all the same. The API
+    process starts this one with both blocked; once ignored, they can be unblocked.
     """
     ending = {signal.SIGINT, signal.SIGTERM}
     for number in ending:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
+    serve(Connection(int(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ class Worker:
         batcher: Batcher,
         inbox: Inbox,
         send: Callable[[FromWorker], None],
-        *,
         decoded_at_once: int,
     ) -> None:
         self._pipeline = pipeline

@@ -15,7 +15,7 @@ from app.ipc.messages import (
     Ready,
     StepStats,
 )
-from app.worker.startup import buckets
+from app.worker.warmup import buckets
 from tests.support.workers import LONGEST_WAIT, start_message, submit, worker_process
 
 
