@@ -1,7 +1,9 @@
 """A worker's measurements between its model and its first request."""
 
+import pytest
+
 from app.pipeline import Pipeline
-from app.worker.warmup import FIXED_BUCKET, warm_up
+from app.worker.warmup import FIXED_BUCKET, buckets, warm_up
 from tests.support.workers import start_message
 
 
@@ -32,3 +34,20 @@ def test_the_one_fixed_bucket_does_not_hang_on_a_measurement(pipeline: Pipeline)
     for max_rows, cap in ((None, FIXED_BUCKET), (4, 4)):
         start = start_message(max_rows=max_rows, fixed_bucket=True)
         assert warm_up(pipeline, start).buckets[-1] == cap
+
+
+def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(pipeline: Pipeline) -> None:
+    ready = warm_up(pipeline, start_message(fixed_bucket=True))
+    assert (ready.buckets, ready.decoded_at_once) == ((4,), 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "fixed", "expected"),
+    [
+        ("cpu", False, [1, 2, 3, 4, 5, 6]),
+        ("cuda:0", False, [1, 2, 4, 6]),
+        ("cpu", True, [6]),
+    ],
+)
+def test_buckets_up_to_the_cap(device: str, fixed: bool, expected: list[int]) -> None:
+    assert buckets(6, device, fixed=fixed) == expected
