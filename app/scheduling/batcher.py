@@ -53,6 +53,11 @@ class Batch:
     bucket: int
     waiting_rows: int
 
+    @property
+    def request_ids(self) -> list[str]:
+        """The requests that take part, each once."""
+        return list(dict.fromkeys(ticket.request_id for ticket in self.tickets))
+
 
 def decoded_next(undecoded: Sequence[Ticket], at_once: int) -> list[Ticket]:
     """The samples of the next decode: those that have waited longest, all of one size."""

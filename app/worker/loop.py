@@ -23,9 +23,11 @@ from app.ipc.messages import (
     ToWorker,
     WorkStage,
 )
+from app.parameters import Parameters
 from app.pipeline import Decoded, Pipeline, Row, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
+from app.scheduling.forecast import tickets as tickets_of
 from app.scheduling.row_cap import RowCap
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
 from app.worker.state import PendingStep, RequestState
@@ -49,7 +51,6 @@ class Worker:
         batcher: Batcher,
         inbox: Inbox,
         send: Callable[[FromWorker], None],
-        *,
         decoded_at_once: int,
     ) -> None:
         self._pipeline = pipeline
@@ -78,21 +79,16 @@ class Worker:
         self._encode()
         self._step()
         self._decode()
-        self._report()
 
     # Receive
 
     def _receive(self) -> None:
         """Take in all that has arrived, waiting for it if there is nothing else to do."""
-        if not self._busy:
+        if not self._states and not self._pending:
             self._take(*self._inbox.get())
         with suppress(Empty):
             while True:
                 self._take(*self._inbox.get_nowait())
-
-    @property
-    def _busy(self) -> bool:
-        return bool(self._unencoded or len(self._batcher) or self._pending or self._undecoded)
 
     def _take(self, arrived: float, message: ToWorker) -> None:
         match message:
@@ -101,15 +97,11 @@ class Worker:
                 self._unencoded.append(message)
             case Cancel(request_id):
                 self._drop(request_id)
-                if self._is_pending(request_id):
-                    self._finish_all()  # or it might end this process after it is said to be gone
+                if any(request_id in pending.batch.request_ids for pending in self._pending):
+                    self._finish()  # or it might end this process after it is said to be gone
                 self._send(Dropped(request_id))
             case _:
                 logger.error("Not a message for now: %r", type(message))
-
-    def _is_pending(self, request_id: str) -> bool:
-        tickets = (ticket for pending in self._pending for ticket in pending.batch.tickets)
-        return any(ticket.request_id == request_id for ticket in tickets)
 
     # Encode
 
@@ -117,22 +109,20 @@ class Worker:
         """Encode the condition that has waited longest, and let its samples join the batcher."""
         if not self._unencoded:
             return
-        self._finish_all()  # the device would do that first anyway; now its step is timed rightly
+        self._finish()  # the device would do that first anyway; now its step is timed rightly
         submit = self._unencoded.popleft()
         state = self._states[submit.request_id]
         with self._failing_alone(submit.request_id, NOT_ENCODED):
             began = perf_counter()
             rows = self._retry.alone("encode", lambda: self._pipeline.condition(submit.condition))
             seconds = state.encoded(began)
-            samples = self._retry.alone("encode", lambda: self._start(state, rows))
-            tickets = state.joined(samples)
+            state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, rows)))
             self._send(Encoded(submit.request_id, seconds))
-            for ticket in tickets:
+            for ticket in tickets_of(submit.request_id, state.parameters):
                 self._batcher.add(ticket)
 
-    def _start(self, state: RequestState, rows: Sequence[Row]) -> dict[int, Sample]:
-        parameters = state.parameters
-        return {i: self._pipeline.start(rows, parameters, i) for i in range(parameters.n)}
+    def _start(self, parameters: Parameters, rows: Sequence[Row]) -> list[Sample]:
+        return [self._pipeline.start(rows, parameters, index) for index in range(parameters.n)]
 
     # Step
 
@@ -144,12 +134,9 @@ class Worker:
         """
         finishing = any(pending.finished for pending in self._pending)
         batch = None if finishing else self._batcher.next()
-        if batch is None:
-            self._finish_all()
-            return
-        self._pending.append(self._submit(batch))
-        while len(self._pending) > self._steps_ahead:
-            self._finish(self._pending.popleft())
+        if batch:
+            self._pending.append(self._submit(batch))
+        self._finish(but=self._steps_ahead if batch else 0)
 
     def _submit(self, batch: Batch) -> PendingStep:
         began = perf_counter()
@@ -179,38 +166,35 @@ class Worker:
         samples = self._samples(self._wanted(tickets))
         return [self._pipeline.step(samples, bucket)] if samples else []
 
-    def _finish_all(self) -> None:
-        while self._pending:
-            self._finish(self._pending.popleft())
+    def _finish(self, *, but: int = 0) -> None:
+        """Wait until the device has done the steps under way, but so many, and count them."""
+        while len(self._pending) > but:
+            self._count(self._pending.popleft())
 
-    def _finish(self, pending: PendingStep) -> None:
-        """Wait until the device has done a step, and count it."""
+    def _count(self, pending: PendingStep) -> None:
         pending.wait()
         ended = perf_counter()
         began = max(pending.began, self._last_step_ended)
         self._last_step_ended = ended
-        wanted = self._wanted(pending.batch.tickets)
-        states = [self._states[name] for name in dict.fromkeys(t.request_id for t in wanted)]
+        batch = pending.batch
+        states = [self._states[name] for name in batch.request_ids if name in self._states]
         for state in states:
             state.stepped(began, ended)
         self._undecoded.extend(self._wanted(pending.finished))
         self._row_cap.stepped()
         self._batcher.cap = self._row_cap.rows
-        self._send(self._stats(pending, states, ended - began))
-
-    def _stats(
-        self, pending: PendingStep, states: Sequence[RequestState], seconds: float
-    ) -> StepStats:
-        batch = pending.batch
-        return StepStats(
-            seconds=seconds,
-            rows=batch.rows,
-            bucket=batch.bucket,
-            size=batch.size,
-            members=tuple((ticket.request_id, ticket.index) for ticket in batch.tickets),
-            schedules=len({state.schedule for state in states}),
-            waiting_rows=batch.waiting_rows,
-            cap=self._batcher.cap,
+        parameters = [state.parameters for state in states]
+        self._send(
+            StepStats(
+                seconds=ended - began,
+                rows=batch.rows,
+                bucket=batch.bucket,
+                size=batch.size,
+                members=tuple((ticket.request_id, ticket.index) for ticket in batch.tickets),
+                schedules=len({(each.scheduler, each.num_inference_steps) for each in parameters}),
+                waiting_rows=batch.waiting_rows,
+                cap=self._batcher.cap,
+            )
         )
 
     # Decode
@@ -234,13 +218,11 @@ class Worker:
         tickets = self._wanted(tickets)
         if not tickets:
             return []
-        began = unchecked = perf_counter()
-
-        def check() -> None:
-            nonlocal unchecked
-            unchecked = perf_counter()
-
-        decoded = self._pipeline.decode(self._samples(tickets), before_check=check)
+        moments = [perf_counter()]
+        decoded = self._pipeline.decode(
+            self._samples(tickets), before_check=lambda: moments.append(perf_counter())
+        )
+        began, unchecked = moments
         ended = perf_counter()
         for request_id in {ticket.request_id for ticket in tickets}:
             self._states[request_id].note("decode", began, unchecked)
@@ -259,15 +241,10 @@ class Worker:
         if decoded.error:
             self._fail(ticket.request_id, decoded.error)
             return
-        state.decoded(ticket.index)
+        del state.samples[ticket.index]  # its tensors can go
         self._send(PictureDone(ticket.request_id, ticket.index, decoded.picture))
-
-    # Report
-
-    def _report(self) -> None:
-        """Answer the requests whose pictures have all been sent."""
-        for state in [state for state in self._states.values() if state.complete]:
-            del self._states[state.request_id]
+        if not state.samples:
+            del self._states[ticket.request_id]
             self._send(state.done())
 
     # What may be needed at every stage

@@ -1,5 +1,6 @@
 """A request inside the worker, from its arrival to its last picture, and a step under way."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -13,29 +14,17 @@ from app.scheduling.batcher import Batch, Ticket
 class RequestState:
     """One request: its samples that are no pictures yet, by index, and its stages so far.
 
-    ``waiting_since`` is when it last had nothing to do but wait, a reading of ``perf_counter``;
-    ``pictures`` counts those that were sent, flagged ones included.
+    ``waiting_since`` is when it last had nothing to do but wait, a reading of ``perf_counter``.
     """
 
     request_id: str
     parameters: Parameters
     waiting_since: float
     samples: dict[int, Sample] = field(default_factory=dict)
-    pictures: int = 0
     stages: list[Stage] = field(default_factory=list)
     first_step: float = 0.0
     last_step: float = 0.0
     steps: int = 0
-
-    @property
-    def complete(self) -> bool:
-        """True once every picture was sent."""
-        return self.pictures == self.parameters.n
-
-    @property
-    def schedule(self) -> tuple[str, int]:
-        """Scheduler and number of steps."""
-        return self.parameters.scheduler, self.parameters.num_inference_steps
 
     def note(self, stage: StageName, began: float, ended: float) -> None:
         """Add a stretch of time in ``stage``."""
@@ -48,24 +37,20 @@ class RequestState:
         self.note("encode", began, self.waiting_since)
         return self.waiting_since - began
 
-    def joined(self, samples: dict[int, Sample]) -> list[Ticket]:
-        """Take the samples, and return their tickets for the batcher.
+    def joined(self, samples: Sequence[Sample]) -> None:
+        """Take the samples.
 
-        The mirror of the queue in the API process counts on rows and calls as the parameters have
-        them: :class:`RuntimeError` where a sample differs.
+        Their tickets, here and in the mirror of the queue in the API process, have rows and calls
+        by the parameters: :class:`RuntimeError` where a sample differs.
         """
         expected = self.parameters.rows, self.parameters.calls
-        for sample in samples.values():
+        for sample in samples:
             if (sample.rows, sample.steps) != expected:
                 raise RuntimeError(
                     f"a sample has {sample.rows} rows and {sample.steps} calls, where its "
                     f"parameters mean {expected[0]} and {expected[1]}"
                 )
-        self.samples = samples
-        return [
-            Ticket(self.request_id, index, sample.size, sample.rows, sample.steps)
-            for index, sample in samples.items()
-        ]
+        self.samples = dict(enumerate(samples))
 
     def stepped(self, began: float, ended: float) -> None:
         """Count a step that some of its samples took part in."""
@@ -75,13 +60,8 @@ class RequestState:
         self.steps += 1
         self.last_step = ended
 
-    def decoded(self, index: int) -> None:
-        """Count the picture of a sample, whose tensors can go."""
-        del self.samples[index]
-        self.pictures += 1
-
     def done(self) -> Done:
-        """The last message about it, once complete."""
+        """The last message about it, once all its pictures were sent."""
         self.note("denoise", self.first_step, self.last_step)
         return Done(self.request_id, tuple(self.stages), self.steps)
 

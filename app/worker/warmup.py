@@ -3,14 +3,13 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from app.ipc.messages import Start
+from app.ipc.messages import Ready, Start
 from app.parameters import Condition, Parameters, Scheduler
-from app.pipeline import Pipeline, Row, Sample
+from app.pipeline import Pipeline, Row
 from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.row_cap import SMALLEST_CAP, find_row_cap
 
@@ -18,26 +17,15 @@ FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not
 hang on a measurement."""
 
+DECODED_AT_ONCE = 4
+"""Most pictures in one decode: the step that waits behind it waits no longer than for these."""
+
 LEAST_RUNS, MOST_RUNS, ENOUGH_SECONDS = 2, 5, 1.0
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """Results of the warm-up.
-
-    ``step_seconds`` maps some numbers of rows to the seconds of a step; ``encode_seconds`` are for
-    one condition, ``decode_seconds`` for one picture.
-    """
-
-    row_cap: int
-    step_seconds: dict[int, float]
-    encode_seconds: float
-    decode_seconds: float
-
-
-def warm_up(pipeline: Pipeline, start: Start) -> WarmUp:
+def warm_up(pipeline: Pipeline, start: Start) -> Ready:
     """Make a picture, so that no request pays for what only the first one must, and find the cap.
 
     The cap is the configured one, or follows from an earlier worker's times, or from new ones.
@@ -58,8 +46,25 @@ def warm_up(pipeline: Pipeline, start: Start) -> WarmUp:
     # The smallest step and the largest, as far as that takes no long time.
     elif seconds_of_step(SMALLEST_CAP) * cap / SMALLEST_CAP < ENOUGH_SECONDS:
         seconds_of_step(cap)
-    finite = {bucket: seconds for bucket, seconds in table.items() if math.isfinite(seconds)}
-    return WarmUp(cap, finite, encode, decode)
+    logger.debug("Seconds of a step by rows: %s; at most %d rows", table, cap)
+    return Ready(
+        model=pipeline.model,
+        preprocessing=pipeline.preprocessing,
+        buckets=tuple(buckets(cap, pipeline.model.device, fixed=start.fixed_bucket)),
+        step_seconds={bucket: each for bucket, each in table.items() if math.isfinite(each)},
+        encode_seconds=encode,
+        decode_seconds=decode,
+        decoded_at_once=1 if start.fixed_bucket else DECODED_AT_ONCE,
+    )
+
+
+def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
+    """The batch sizes of a step: few on CUDA, where each costs tuning; on a CPU no padding."""
+    if fixed:
+        return [cap]
+    if device == "cpu":
+        return list(range(1, cap + 1))
+    return [*(2**power for power in range((cap - 1).bit_length())), cap]
 
 
 def _make_a_picture(pipeline: Pipeline) -> tuple[Sequence[Row], float, float]:
@@ -86,22 +91,18 @@ def _seconds_of_step(pipeline: Pipeline, rows: Sequence[Row], bucket: int) -> fl
     """
     parameters = _parameters(pipeline, steps=MOST_RUNS)
     try:
-        some = range(max(1, bucket // 2))
-        samples = [pipeline.start(rows, parameters, index) for index in some]
+        some = max(1, bucket // 2)
+        samples = [pipeline.start(rows, parameters, index) for index in range(some)]
         runs: list[float] = []
         while len(runs) < MOST_RUNS and (len(runs) < LEAST_RUNS or sum(runs) < ENOUGH_SECONDS):
-            runs.append(_timed_step(pipeline, samples, bucket))
+            began = perf_counter()
+            pipeline.step(samples, bucket).wait()
+            runs.append(perf_counter() - began)
         return min(runs)
     except Exception as error:
         if ran_out_of_memory(error):
             return math.inf
         raise
-
-
-def _timed_step(pipeline: Pipeline, samples: list[Sample], bucket: int) -> float:
-    began = perf_counter()
-    pipeline.step(samples, bucket).wait()
-    return perf_counter() - began
 
 
 def _parameters(pipeline: Pipeline, *, steps: int) -> Parameters:

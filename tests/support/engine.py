@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from app.engine.engine import Engine
 from app.engine.generation import Generation, Result
 from app.engine.process import Cause
@@ -142,6 +144,14 @@ async def make(
         return await generation.result()
     finally:
         generation.cancel()
+
+
+def assert_same(one: Result, other: Result) -> None:
+    """Equal but for rounding."""
+    for mine, theirs in zip(one.pictures, other.pictures, strict=True):
+        assert mine is not None
+        assert theirs is not None
+        assert np.abs(mine.astype(int) - theirs).max() <= 1
 
 
 def signal_worker(engine: Engine, number: signal.Signals) -> int:

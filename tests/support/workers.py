@@ -66,7 +66,7 @@ class Harness:
         inbox: Inbox = SimpleQueue()
         said: list[FromWorker] = []
         batcher = Batcher(buckets)
-        worker = Worker(pipeline, batcher, inbox, said.append, decoded_at_once=decoded_at_once)
+        worker = Worker(pipeline, batcher, inbox, said.append, decoded_at_once)
         return cls(worker, inbox, said)
 
     def tell(self, *messages: ToWorker) -> None:

@@ -3,8 +3,6 @@
 import signal
 from pathlib import Path
 
-import pytest
-
 from app.ipc.messages import (
     Done,
     Encoded,
@@ -15,7 +13,6 @@ from app.ipc.messages import (
     Ready,
     StepStats,
 )
-from app.worker.startup import buckets
 from tests.support.workers import LONGEST_WAIT, start_message, submit, worker_process
 
 
@@ -58,22 +55,3 @@ def test_a_checkpoint_that_cannot_be_served_is_said_to_be_final(tmp_path: Path) 
         assert "safety checker" in failed.message
         worker.pipe.close()
         assert worker.process.wait(LONGEST_WAIT) == 0
-
-
-def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(tiny_checkpoint: Path) -> None:
-    with worker_process() as worker:
-        ready = worker.started(start_message(str(tiny_checkpoint), fixed_bucket=True))[-1]
-        assert isinstance(ready, Ready)
-        assert (ready.buckets, ready.decoded_at_once) == ((4,), 1)
-
-
-@pytest.mark.parametrize(
-    ("device", "fixed", "expected"),
-    [
-        ("cpu", False, [1, 2, 3, 4, 5, 6]),
-        ("cuda:0", False, [1, 2, 4, 6]),
-        ("cpu", True, [6]),
-    ],
-)
-def test_buckets_up_to_the_cap(device: str, fixed: bool, expected: list[int]) -> None:
-    assert buckets(6, device, fixed=fixed) == expected

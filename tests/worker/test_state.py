@@ -7,10 +7,9 @@ import pytest
 from app.ipc.messages import Stage
 from app.pipeline import Pipeline, Sample
 from app.scheduling.batcher import Batch, Ticket
-from app.scheduling.forecast import tickets
 from app.worker.state import PendingStep, RequestState
 from tests.support.requests import condition_for
-from tests.support.workers import MIXED, PARAMETERS
+from tests.support.workers import PARAMETERS
 
 
 @pytest.fixture
@@ -19,39 +18,19 @@ def state() -> RequestState:
 
 
 @pytest.fixture
-def samples(pipeline: Pipeline) -> dict[int, Sample]:
+def samples(pipeline: Pipeline) -> list[Sample]:
     rows = pipeline.condition(condition_for(PARAMETERS))
-    return {index: pipeline.start(rows, PARAMETERS, index) for index in range(2)}
-
-
-@pytest.mark.parametrize("name", MIXED)
-def test_its_tickets_are_those_that_the_forecast_counts_on(pipeline: Pipeline, name: str) -> None:
-    parameters = MIXED[name]
-    rows = pipeline.condition(condition_for(parameters))
-    samples = {i: pipeline.start(rows, parameters, i) for i in range(parameters.n)}
-    assert RequestState(name, parameters, 0.0).joined(samples) == tickets(name, parameters)
+    return [pipeline.start(rows, PARAMETERS, index) for index in range(2)]
 
 
 def test_samples_of_other_rows_or_calls_than_its_parameters_mean_may_not_join(
-    samples: dict[int, Sample],
+    samples: list[Sample],
 ) -> None:
     for change in ({"guidance_scale": 1.0}, {"num_inference_steps": 9}):
         other = RequestState("other", replace(PARAMETERS, n=2, **change), 0.0)
         with pytest.raises(RuntimeError, match="2 rows and 4 calls, where its parameters mean"):
             other.joined(samples)
         assert other.samples == {}
-
-
-def test_it_is_complete_once_every_picture_was_counted(
-    state: RequestState, samples: dict[int, Sample]
-) -> None:
-    assert not state.complete
-    state.joined(samples)
-    state.decoded(1)
-    assert not state.complete
-    assert list(state.samples) == [0]
-    state.decoded(0)
-    assert state.complete
 
 
 def test_it_waits_until_its_first_step_and_is_denoised_until_its_last(state: RequestState) -> None:
