@@ -279,6 +279,29 @@ def test_the_compressions_of_tiff_that_many_use_are_read(compression: str) -> No
     assert np.abs(pixels.astype(int) - quarters()).mean() < 8
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_may_lack_its_end_mark(mode: str, options: dict[str, object]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    whole = saved(Image.fromarray(noise).convert(mode), "JPEG", **options)
+    assert whole.endswith(b"\xff\xd9")
+    assert (decoded(whole[:-2]) == decoded(whole)).all()
+    for cut in (10, len(whole) // 4):
+        with pytest.raises(NotAPicture, match="damaged or cut off"):
+            decoded(whole[:-cut])
+
+
+@pytest.mark.parametrize("length", [7, 9, 12, 15])
+def test_a_jpeg_may_have_a_stunted_jfif_segment(length: int) -> None:
+    whole = saved(Image.fromarray(quarters()), "JPEG")
+    assert whole[2:4] == b"\xff\xe0"
+    rest = whole[4 + int.from_bytes(whole[4:6]) :]
+    stunted = whole[:4] + length.to_bytes(2) + whole[6 : 4 + length] + rest
+    assert (decoded(stunted) == decoded(whole)).all()
+
+
 def test_a_big_tiff_is_read() -> None:
     plain = saved(Image.fromarray(gradient()), "TIFF", big_tiff=True)
     for data in (plain, compressed_big_tiff(gradient())):

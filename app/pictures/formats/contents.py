@@ -19,7 +19,8 @@ class Contents:
     """The first picture of a file, as a file of its own; what has no pixels in it is left out.
 
     ``tile`` is the size of the pieces it is stored in, where a piece may be larger than the whole.
-    ``orientation`` is EXIF's, 1–8. ``profile`` is the ICC profile of its colours, unread.
+    ``orientation`` is EXIF's, 1–8. ``profile`` is the ICC profile of its colours, unread. With
+    ``end_missing`` the file did not say where it ends: its mark has been put there, two bytes.
     """
 
     size: Size
@@ -27,6 +28,7 @@ class Contents:
     orientation: int = 1
     tile: Size | None = None
     profile: bytes = b""
+    end_missing: bool = False
 
 
 class Damaged(ValueError):

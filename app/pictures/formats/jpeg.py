@@ -17,8 +17,10 @@ MAX_SCANS: Final = 64
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDD))
 _JFIF, _EXIF, _PROFILE, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
+_JFIF_BYTES = 16
 _PROFILE_PREFIX = b"ICC_PROFILE\0"
 _START_OF_SCAN, _END = 0xDA, 0xD9
+_END_MARK: Final = bytes((0xFF, _END))
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 """Markers without a segment."""
 
@@ -67,8 +69,15 @@ def read(data: bytes) -> Contents:
         raise Damaged("there is no frame before the first scan")
     _check_scans(data, scans)
     header.kept.append(data[scans:])
+    end_missing = data.find(_END_MARK, scans) < 0
+    if end_missing:
+        header.kept.append(_END_MARK)
     return Contents(
-        header.size, b"".join(header.kept), header.orientation or 1, profile=header.profile
+        header.size,
+        b"".join(header.kept),
+        header.orientation or 1,
+        profile=header.profile,
+        end_missing=end_missing,
     )
 
 
@@ -120,6 +129,7 @@ def _segment_end(data: bytes, position: int) -> int:
 
 
 def _tells_colours(marker: int, segment: bytes) -> bool:
-    return (marker == _JFIF and segment[2:7] == b"JFIF\0") or (
+    whole = len(segment) >= _JFIF_BYTES  # decoders pass over a shorter one, Pillow stumbles
+    return (marker == _JFIF and segment[2:7] == b"JFIF\0" and whole) or (
         marker == _ADOBE and segment[2:7] == b"Adobe"
     )
