@@ -41,7 +41,7 @@ MAX_SIDE: Final = 65_535
 
 _STRIP_PIXELS = 2**18
 _GREY_WITHIN = 8
-_NOISE = bytes(range(1, 255)) * 16
+_NOISES = tuple(np.random.default_rng(seed).bytes(4096).replace(b"\xff", b"") for seed in range(4))
 
 Convert = Callable[[Image.Image], Image.Image]
 
@@ -170,11 +170,11 @@ def _decoded(contents: Contents, name: str) -> Picture:
     if contents.end_missing:
         # Decoders fill up what is missing. A whole picture is the same whatever stands behind it.
         before = zlib.crc32(picture.data)
-        del picture
-        noisy = contents.data[:-2] + _NOISE + contents.data[-2:]
-        picture = _opened(contents, noisy, name)
-        if zlib.crc32(picture.data) != before:
-            raise ValueError("it ends before the end of the picture")
+        for noise in _NOISES:
+            del picture  # there is no memory for two
+            picture = _opened(contents, contents.data[:-2] + noise + contents.data[-2:], name)
+            if zlib.crc32(picture.data) != before:
+                raise ValueError("it ends before the end of the picture")
     return picture
 
 
