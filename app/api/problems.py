@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -166,6 +167,10 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
             return await _on_error(request, cause)
         case ClientDisconnect() as cause:
             return await _on_disconnect(request, cause)
+        case OSError() as cause:  # a part of the form is kept on the disk while it arrives
+            logger.error("An upload could not be kept below %s: %s", _temporary_folder(), cause)
+            words = "There is no room for the upload on the service's disk"
+            return await _on_error(request, errors.NotReady(words, retry_after=RETRY_UNKNOWN))
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}; /docs shows what there is"
@@ -173,6 +178,13 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         allowed = (error.headers or {}).get("Allow", "another method")
         detail = f"{request.method} is not possible here; use {allowed}"
     return problem(request.scope, error.status_code, detail, headers=error.headers)
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:  # which names those that were tried
+        return str(error)
 
 
 async def _on_disconnect(_request: Request, _error: ClientDisconnect) -> Response:

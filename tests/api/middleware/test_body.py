@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import signal
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from app.settings import Settings
 from tests.support.client import Post
 from tests.support.fakes import FakeEngine
 from tests.support.problems import assert_problem
+from tests.support.processes import service_process
 
 MULTIPART = "multipart/form-data; boundary=x"
 LIMIT = 300_000
@@ -91,6 +93,42 @@ def test_parameters_in_the_address_are_refused_and_not_ignored(
     (error,) = assert_problem(response, 422)["errors"]
     assert error["field"] == query.partition("=")[0]
     assert "fields of the form" in error["message"]
+
+
+FULL_DISK = """
+import resource
+from app.api.server import serve
+from app.settings import Settings
+from tests.support.fakes import FakeDecoders, FakeEngine
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+serve(Settings(), FakeEngine(), FakeDecoders())
+"""
+
+NO_FOLDER = """
+import tempfile
+from app.api.server import serve
+from app.settings import Settings
+from tests.support.fakes import FakeDecoders, FakeEngine
+
+tempfile.tempdir = "/nowhere"
+serve(Settings(), FakeEngine(), FakeDecoders())
+"""
+
+
+@pytest.mark.parametrize("code", [FULL_DISK, NO_FOLDER])
+def test_a_full_disk_is_the_services_fault_and_named_in_its_log(code: str, png: bytes) -> None:
+    large = {"image": ("a.png", png + bytes(2_000_000))}
+    with service_process(code) as service:
+        service.wait_for("ready:")
+        response = httpx.post(f"{service.url}/variations", files=large, timeout=60)
+        assert "no room for the upload" in assert_problem(response, 503)["detail"]
+        assert response.headers["retry-after"]
+        small = httpx.post(f"{service.url}/variations", files={"image": ("a.png", png)}, timeout=60)
+        assert small.status_code == 200
+        service.signal(signal.SIGTERM)
+        service.wait()
+        assert "An upload could not be kept below" in service.log()
 
 
 def test_base64_in_place_of_the_file_is_told_so(post: Post, client: httpx.Client) -> None:
