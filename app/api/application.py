@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
@@ -35,7 +36,7 @@ def create_app(
     Tests of what lies above them hand in their own.
     """
     service = _create_service(settings, engine, decoders)
-    app = FastAPI(
+    app = FastAPIOffline(  # with the scripts of its pages, for machines without internet
         title="variations",
         summary="A picture in, variations of it out.",
         version=__version__,
