@@ -1,18 +1,14 @@
 """Finding a checkpoint's folder, and fetching it from the Hugging Face Hub where it is not here."""
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import tqdm
 
 from app.errors import CheckpointError, CheckpointUnavailable
 from app.pipeline.checkpoint import WEIGHTS
@@ -34,13 +30,10 @@ def find_checkpoint(
     Raises :class:`CheckpointError` where there is no such checkpoint, and
     :class:`CheckpointUnavailable` where the hub cannot be asked now.
     """
+    if is_local(model):
+        return _local(model)
     if model == DEMO:
-        if not DEMO_FOLDER.is_dir():
-            raise CheckpointError("there is no built-in checkpoint: run `python -m app train demo`")
-        return DEMO_FOLDER
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
+        raise CheckpointError("there is no built-in checkpoint: run `python -m app train demo`")
     if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
         raise CheckpointError(
             f"there is no folder {model!r}; a model is `demo`, a folder, or a hub id "
@@ -52,7 +45,11 @@ def find_checkpoint(
 
 def is_local(model: str) -> bool:
     """True where ``model`` is the built-in one or a folder, and no hub id."""
-    return model == DEMO or Path(model).expanduser().is_dir()
+    return _local(model).is_dir()
+
+
+def _local(model: str) -> Path:
+    return DEMO_FOLDER if model == DEMO else Path(model).expanduser()
 
 
 def needed_files(files: Iterable[str], parts: Sequence[str] = PARTS) -> list[str]:
@@ -62,15 +59,13 @@ def needed_files(files: Iterable[str], parts: Sequence[str] = PARTS) -> list[str
     ['unet/config.json', 'unet/model.bin']
     """
     wanted = [path for path in files if path == "model_index.json" or _is_read(path, parts)]
-    safe = {PurePosixPath(p).parts[0] for p in wanted if p.endswith(".safetensors")}
-    return [p for p in wanted if not (PurePosixPath(p).parts[0] in safe and ".bin" in p)]
+    safe = tuple(f"{path.partition('/')[0]}/" for path in wanted if path.endswith(".safetensors"))
+    return [path for path in wanted if not (path.startswith(safe) and ".bin" in path)]
 
 
 def _is_read(path: str, parts: Sequence[str]) -> bool:
     part, _, name = path.partition("/")
-    if part not in parts:
-        return False
-    return name.endswith("config.json") or WEIGHTS.fullmatch(name) is not None
+    return part in parts and (name.endswith("config.json") or WEIGHTS.fullmatch(name) is not None)
 
 
 def _fetch(repository: str, revision: str | None, report: Report, parts: Sequence[str]) -> Path:
@@ -79,7 +74,10 @@ def _fetch(repository: str, revision: str | None, report: Report, parts: Sequenc
     try:
         sizes = _sizes(repository, revision, parts)
     except Exception as error:
-        return _fetched_before(repository, revision, error, parts)
+        index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
+        if isinstance(index, str) and _is_complete(Path(index).parent, parts):
+            return Path(index).parent
+        raise _not_fetched(repository, revision, error) from error
     bar = _reporting_bar(sum(sizes.values()), report)
     try:
         path = snapshot_download(
@@ -97,15 +95,6 @@ def _sizes(repository: str, revision: str | None, parts: Sequence[str]) -> dict[
     return {path: files[path] for path in needed_files(files, parts)}
 
 
-def _fetched_before(
-    repository: str, revision: str | None, error: Exception, parts: Sequence[str]
-) -> Path:
-    index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
-    if not isinstance(index, str) or not _is_complete(Path(index).parent, parts):
-        raise _not_fetched(repository, revision, error) from error
-    return Path(index).parent
-
-
 def _is_complete(folder: Path, parts: Sequence[str]) -> bool:
     """True where a download that may have been cut short has something of every part."""
     return all(any((folder / part).glob("*")) for part in parts)
@@ -120,48 +109,22 @@ def _not_fetched(repository: str, revision: str | None, error: Exception) -> Che
     return kind(f"{repository}{at} cannot be fetched from the hub: {reason}")
 
 
-def _reporting_bar(total: int, report: Report) -> type[Any]:
-    """A stand-in for tqdm's class that reports the bytes of all files together.
+def _reporting_bar(total: int, report: Report) -> type[tqdm]:
+    """A progress bar's class that draws nothing and reports the bytes of all files together.
 
     The hub's library makes one bar of bytes received and, in newer versions, one of bytes written,
     and learns their totals only as it goes; the further of the two over the known total is how far
     the download is.
     """
 
-    class Bar:
-        _lock: Any = None
-
-        def __init__(self, *iterable: Any, **options: Any) -> None:
-            self.total = options.get("total")
-            self.n = options.get("initial") or 0
-            self._iterable = iterable[0] if iterable else ()
-            self._bytes = options.get("unit") == "B"
-
-        def __iter__(self) -> Any:
-            return iter(self._iterable)
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            return None
+    class Bar(tqdm):
+        def __init__(self, *iterable: Any, unit: str = "it", **options: Any) -> None:
+            super().__init__(*iterable, **options | {"disable": True})  # type: ignore[no-untyped-call]
+            self._bytes = unit == "B"
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
             if self._bytes:
                 report("downloading", min(1.0, self.n / max(total, 1)))
-
-        def __getattr__(self, name: str) -> Any:
-            # Everything that only draws: refresh, close, set_description, set_postfix_str, …
-            return lambda *_, **__: None
-
-        @classmethod
-        def get_lock(cls) -> Any:
-            cls._lock = cls._lock or threading.RLock()
-            return cls._lock
-
-        @classmethod
-        def set_lock(cls, lock: Any) -> None:
-            cls._lock = lock
 
     return Bar
