@@ -9,7 +9,6 @@ import errno
 import json
 import pickle
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import transformers
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
 from app.errors import CheckpointError, CheckpointUnavailable
-from app.parameters import Scheduler
 
 # The main weights, whole or in shards; not variants such as `model.fp16` or `….non_ema`.
 WEIGHTS = re.compile(
@@ -44,27 +42,6 @@ class Parts:
         """Pixels to a latent, along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
-    @property
-    def scheduler(self) -> Scheduler:
-        """The checkpoint's own solver, or PNDM where it names one that is no table."""
-        name = self.scheduler_config.get("_class_name")
-        if name == "DPMSolverMultistepScheduler" and self.scheduler_config.get("use_karras_sigmas"):
-            return Scheduler.DPMSOLVER_KARRAS
-        return _SCHEDULERS.get(str(name), Scheduler.PNDM)
-
-
-_SCHEDULERS = {
-    "PNDMScheduler": Scheduler.PNDM,
-    "DDIMScheduler": Scheduler.DDIM,
-    "EulerDiscreteScheduler": Scheduler.EULER,
-    "LMSDiscreteScheduler": Scheduler.LMS,
-    "HeunDiscreteScheduler": Scheduler.HEUN,
-    "KDPM2DiscreteScheduler": Scheduler.KDPM2,
-    "DEISMultistepScheduler": Scheduler.DEIS,
-    "DPMSolverMultistepScheduler": Scheduler.DPMSOLVER,
-    "UniPCMultistepScheduler": Scheduler.UNIPC,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Dtypes:
@@ -87,12 +64,12 @@ def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
             f"{folder} has no safety checker; add one, or serve unchecked pictures on purpose "
             "by switching it off (VARIATIONS_SAFETY_CHECKER=off)"
         )
+    vision = transformers.CLIPVisionModelWithProjection
+    encoder = _load(vision, folder, "image_encoder", dtypes.others)
     parts = Parts(
         unet=_load(diffusers.UNet2DConditionModel, folder, "unet", dtypes.unet),
         vae=_load(diffusers.AutoencoderKL, folder, "vae", dtypes.others),
-        image_encoder=_load(
-            transformers.CLIPVisionModelWithProjection, folder, "image_encoder", dtypes.others
-        ),
+        image_encoder=encoder,
         feature_extractor=_load_feature_extractor(folder),
         safety_checker=(
             _load(StableDiffusionSafetyChecker, folder, "safety_checker", torch.float32)
@@ -101,7 +78,12 @@ def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
         ),
         scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
     )
-    _check_condition(parts)
+    wanted, given = parts.unet.config.cross_attention_dim, encoder.config.projection_dim
+    if wanted != given:
+        raise CheckpointError(
+            f"the UNet takes conditions of {wanted} numbers but the image encoder makes {given}: "
+            "parts of different checkpoints?"
+        )
     return parts
 
 
@@ -121,11 +103,7 @@ def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
             use_safetensors=any(WEIGHTS.fullmatch(p.name) for p in path.glob("*.safetensors")),
             local_files_only=True,
             output_loading_info=True,
-            **(
-                {"dtype": dtype}
-                if issubclass(kind, transformers.PreTrainedModel)
-                else {"torch_dtype": dtype}
-            ),
+            **{"dtype" if issubclass(kind, transformers.PreTrainedModel) else "torch_dtype": dtype},
         )
     except Exception as error:
         # Both libraries raise whatever a broken file makes them stumble over.
@@ -149,30 +127,22 @@ def _check_class(config: Path, kind: Any) -> None:
         )
 
 
-def _why(path: Path, error: Exception) -> str:
-    if any(_is_refused_pickle(cause) for cause in _causes(error)):
-        return (
-            f"the weights in {path} are a pickle that asks to run code or is broken, and were not "
-            "loaded; save them as safetensors, or get them from where you trust"
-        )
+def _why(path: Path, error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, pickle.UnpicklingError) or "weights_only" in str(cause).lower():
+            return (
+                f"the weights in {path} are a pickle that asks to run code or is broken, and were "
+                "not loaded; save them as safetensors, or get them from where you trust"
+            )
+        cause = cause.__cause__ or cause.__context__
     return f"the weights in {path} cannot be loaded: {error}"
-
-
-def _is_refused_pickle(error: BaseException) -> bool:
-    return isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error).lower()
 
 
 def _may_pass(error: Exception) -> bool:
     """True where memory or a disk fails, and not the file."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOMEM, errno.ESTALE)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    failing = isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOMEM, errno.ESTALE)
+    return failing or isinstance(error, MemoryError)
 
 
 def _load_feature_extractor(folder: Path) -> Any:
@@ -191,13 +161,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object")
     return content
-
-
-def _check_condition(parts: Parts) -> None:
-    wanted = parts.unet.config.cross_attention_dim
-    given = parts.image_encoder.config.projection_dim
-    if wanted != given:
-        raise CheckpointError(
-            f"the UNet takes conditions of {wanted} numbers but the image encoder makes {given}: "
-            "parts of different checkpoints?"
-        )

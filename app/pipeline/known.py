@@ -31,11 +31,9 @@ class Known:
     cpu_dtype: str | None = None
 
 
-# Revision 2.0's README: "an oversight in training" resized without antialias, to be repeated.
-_LAMBDALABS = Known(revision="v2.0", scheduler=Scheduler.PNDM)
-
 _KNOWN = {
-    "lambdalabs/sd-image-variations-diffusers": _LAMBDALABS,
+    # Revision 2.0's README: "an oversight in training" resized without antialias, to be repeated.
+    "lambdalabs/sd-image-variations-diffusers": Known(revision="v2.0", scheduler=Scheduler.PNDM),
 }
 
 # Most other checkpoints of this kind are fine-tunes or copies of that one.

@@ -28,7 +28,7 @@ from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Safety
 from app.pipeline.samples import Sample, Sampler, Step
-from app.pipeline.solver import SolverTable, solver_table
+from app.pipeline.solver import SolverTable, own_scheduler, solver_table
 
 
 class Pipeline:
@@ -87,7 +87,7 @@ class Pipeline:
             revision=None if local else revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,
-            scheduler=defaults.scheduler or parts.scheduler,
+            scheduler=defaults.scheduler or own_scheduler(parts.scheduler_config),
             fit=defaults.fit,
             sizes=_offered(parts, config.sizes),
             device=str(device),

@@ -11,17 +11,14 @@ is called once a table exists.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app.errors import CheckpointError
 from app.parameters import Scheduler
@@ -42,11 +39,11 @@ _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.DEIS: ("DEISMultistepScheduler", {"thresholding": False}),
     Scheduler.DPMSOLVER: (
         "DPMSolverMultistepScheduler",
-        {**_DPMSOLVER, "use_karras_sigmas": False},
+        _DPMSOLVER | {"use_karras_sigmas": False},
     ),
     Scheduler.DPMSOLVER_KARRAS: (
         "DPMSolverMultistepScheduler",
-        {**_DPMSOLVER, "use_karras_sigmas": True},
+        _DPMSOLVER | {"use_karras_sigmas": True},
     ),
     Scheduler.UNIPC: ("UniPCMultistepScheduler", {"thresholding": False}),
 }
@@ -77,10 +74,14 @@ class SolverTable:
         return len(self.timesteps)
 
 
-def make_scheduler(scheduler: Scheduler, config: Mapping[str, Any]) -> Any:
-    """diffusers' scheduler object for ``scheduler``, from a checkpoint's scheduler config."""
-    name, overrides = _CLASSES[scheduler]
-    return getattr(diffusers, name).from_config(config, **overrides)
+def own_scheduler(config: Mapping[str, Any]) -> Scheduler:
+    """The solver that a checkpoint's scheduler config names, PNDM where it is no table."""
+    karras = bool(config.get("use_karras_sigmas"))
+    for scheduler, (name, overrides) in _CLASSES.items():
+        same_sigmas = overrides.get("use_karras_sigmas", karras) == karras
+        if name == config.get("_class_name") and same_sigmas:
+            return scheduler
+    return Scheduler.PNDM
 
 
 def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> SolverTable:
@@ -90,9 +91,11 @@ def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) ->
     config does not suit the solver or makes it something else than a linear recurrence.
     """
     try:
-        with _quiet():
-            probe = _Probe(scheduler, steps, config)
-            coefficients, residual = probe.fit()
+        with warnings.catch_warnings():
+            # NumPy 2's remarks on how diffusers mixes tensors and arrays.
+            warnings.filterwarnings("ignore", message="__array", category=DeprecationWarning)
+            solver, input_scales, samples = _probed(scheduler, steps, config)
+        coefficients, residual = _fitted(samples)
     except Exception as error:
         # diffusers' classes raise whatever a config that they were not written for leads to.
         raise CheckpointError(
@@ -105,60 +108,50 @@ def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) ->
             f"linear recurrence (residual {residual:.1e})"
         )
     return SolverTable(
-        probe.noise_scale,
-        probe.timesteps.astype(np.float32),
-        probe.input_scales.astype(np.float32),
+        float(solver.init_noise_sigma),
+        solver.timesteps.double().numpy().astype(np.float32),
+        input_scales.astype(np.float32),
         coefficients.astype(np.float32),
         residual,
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without NumPy 2's remarks on how diffusers mixes tensors and arrays."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="__array", category=DeprecationWarning)
-        yield
+def _probed(
+    scheduler: Scheduler, steps: int, config: Mapping[str, Any]
+) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
+    """diffusers' scheduler after one run on basis vectors, its input scales, and its samples.
+
+    Row i of the samples, ``[calls + 1, calls + 1]``, is ``x[i]`` in the basis of (x[0], e[0],
+    e[1], …).
+    """
+    name, overrides = _CLASSES[scheduler]
+    solver = getattr(diffusers, name).from_config(config, **overrides)
+    solver.set_timesteps(steps)
+    size = 1 + len(solver.timesteps)
+    # UniPC mixes its sample with float32 tables of its own, so it is probed in float32.
+    dtype = torch.float32 if scheduler is Scheduler.UNIPC else torch.float64
+    sample, *outputs = torch.eye(size, dtype=dtype).view(size, 1, size, 1, 1)
+    samples, input_scales = [sample], np.ones(size - 1)
+    for i, timestep in enumerate(solver.timesteps):
+        scaled = solver.scale_model_input(sample, timestep)
+        input_scales[i] = float(scaled.norm() / sample.norm())
+        sample = solver.step(outputs[i], timestep, sample).prev_sample
+        samples.append(sample)
+    return solver, input_scales, torch.stack(samples).flatten(1).double().numpy()
 
 
-class _Probe:
-    """One run of a diffusers scheduler on basis vectors."""
-
-    def __init__(self, scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> None:
-        # UniPC mixes its sample with float32 tables of its own, so it is probed in float32.
-        dtype = torch.float32 if scheduler is Scheduler.UNIPC else torch.float64
-        self._solver = make_scheduler(scheduler, config)
-        self._solver.set_timesteps(steps)
-        self.noise_scale = float(self._solver.init_noise_sigma)
-        self.timesteps: NDArray[np.float64] = self._solver.timesteps.double().numpy()
-        size = 1 + len(self.timesteps)
-        self._basis = torch.eye(size, dtype=dtype).view(size, 1, size, 1, 1)
-        self.input_scales = np.ones(len(self.timesteps))
-
-    @cached_property
-    def samples(self) -> NDArray[np.float64]:
-        """Row i is ``x[i]`` in the basis of (x[0], e[0], e[1], …); ``[calls + 1, calls + 1]``."""
-        sample: Tensor = self._basis[0]
-        rows = [sample]
-        for i, timestep in enumerate(self._solver.timesteps):
-            scaled = self._solver.scale_model_input(sample, timestep)
-            self.input_scales[i] = float(scaled.norm() / sample.norm())
-            sample = self._solver.step(self._basis[i + 1], timestep, sample).prev_sample
-            rows.append(sample)
-        return torch.stack(rows).flatten(1).double().numpy()
-
-    def fit(self) -> tuple[NDArray[np.float64], float]:
-        """Coefficients ``[calls, SAMPLE_TERMS + OUTPUT_TERMS]`` and the largest error."""
-        calls = len(self.timesteps)
-        coefficients = np.zeros((calls, SAMPLE_TERMS + OUTPUT_TERMS))
-        worst = 0.0
-        for i in range(calls):
-            xs, es = min(i + 1, SAMPLE_TERMS), min(i + 1, OUTPUT_TERMS)
-            terms = [self.samples[i - k] for k in range(xs)]
-            terms += [np.eye(1, calls + 1, i - k + 1)[0] for k in range(es)]
-            known = np.stack(terms, axis=1)
-            solution, *_ = np.linalg.lstsq(known, self.samples[i + 1], rcond=1e-10)
-            worst = max(worst, float(np.abs(known @ solution - self.samples[i + 1]).max()))
-            coefficients[i, :xs] = solution[:xs]
-            coefficients[i, SAMPLE_TERMS : SAMPLE_TERMS + es] = solution[xs:]
-        return coefficients, worst
+def _fitted(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Coefficients ``[calls, SAMPLE_TERMS + OUTPUT_TERMS]`` and the largest error."""
+    size = len(samples)
+    coefficients = np.zeros((size - 1, SAMPLE_TERMS + OUTPUT_TERMS))
+    worst = 0.0
+    for i, following in enumerate(samples[1:]):
+        xs, es = min(i + 1, SAMPLE_TERMS), min(i + 1, OUTPUT_TERMS)
+        terms = [samples[i - k] for k in range(xs)]
+        terms += [np.eye(1, size, i - k + 1)[0] for k in range(es)]
+        known = np.stack(terms, axis=1)
+        solution, *_ = np.linalg.lstsq(known, following, rcond=1e-10)
+        worst = max(worst, float(np.abs(known @ solution - following).max()))
+        coefficients[i, :xs] = solution[:xs]
+        coefficients[i, SAMPLE_TERMS : SAMPLE_TERMS + es] = solution[xs:]
+    return coefficients, worst

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from app.errors import CheckpointError
-from app.parameters import Scheduler
 from app.pipeline.checkpoint import Dtypes, Parts, load_parts
 from tests.support.checkpoints import make_checkpoint
 
@@ -200,22 +199,3 @@ def test_parts_of_different_checkpoints_are_refused(folder: Path) -> None:
     unet.save_pretrained(folder / "unet")
     with pytest.raises(CheckpointError, match=r"conditions of 8 numbers .* makes 24"):
         load(folder)
-
-
-@pytest.mark.parametrize(
-    ("config", "scheduler"),
-    [
-        ({"_class_name": "DDIMScheduler"}, Scheduler.DDIM),
-        ({"_class_name": "DPMSolverMultistepScheduler"}, Scheduler.DPMSOLVER),
-        (
-            {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
-            Scheduler.DPMSOLVER_KARRAS,
-        ),
-        ({"_class_name": "EulerAncestralDiscreteScheduler"}, Scheduler.PNDM),
-    ],
-)
-def test_the_checkpoint_names_its_solver(
-    folder: Path, config: dict[str, object], scheduler: Scheduler
-) -> None:
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    assert load(folder).scheduler == scheduler

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from app.errors import CheckpointError
 from app.parameters import Fit, Parameters, Scheduler
-from app.pipeline.solver import solver_table
+from app.pipeline.solver import own_scheduler, solver_table
 
 CONFIG = {
     "beta_start": 0.00085,
@@ -90,3 +90,19 @@ def test_what_is_no_recurrence_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_config_that_the_class_cannot_take_is_refused() -> None:
     with pytest.raises(CheckpointError, match="does not suit ddim with 5 steps"):
         solver_table(Scheduler.DDIM, 5, {**CONFIG, "beta_schedule": "crooked"})
+
+
+@pytest.mark.parametrize(
+    ("config", "scheduler"),
+    [
+        ({"_class_name": "DDIMScheduler"}, Scheduler.DDIM),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, Scheduler.DPMSOLVER),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
+            Scheduler.DPMSOLVER_KARRAS,
+        ),
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, Scheduler.PNDM),
+    ],
+)
+def test_the_checkpoint_names_its_solver(config: dict[str, object], scheduler: Scheduler) -> None:
+    assert own_scheduler(config) == scheduler
