@@ -92,22 +92,27 @@ class Sampler:
         ``bucket`` pads the call to that many rows. Where this raises (out of memory, say) no
         sample has changed, so the step can be tried again in parts.
         """
-        plan = _plan(samples, bucket)
-        numbers = self._sent(torch.tensor(plan.numbers, dtype=torch.float32))
+        _check(samples)
+        rows = [row.condition for sample in samples for row in sample.conditions]
+        # Padding repeats the first sample's first row; nobody reads what comes out of it.
+        padding = (bucket or 0) - len(rows)
+        rows += [rows[0]] * padding
+        owners = [i for i, sample in enumerate(samples) for _ in sample.conditions]
+        sample_of_row = self._sent(torch.tensor(owners + [0] * padding))
+        rows_of_sample = self._sent(torch.tensor(_rows_of_samples(samples)))
+        numbers = self._sent(torch.tensor(_numbers(samples), dtype=torch.float32))
+        timesteps, scales, coefficients, weights = numbers.tensor_split((1, 2, _WEIGHTS), dim=1)
         history = torch.stack([sample.history for sample in samples])
-        scales, coefficients, weights = numbers[:, 0], numbers[:, 1:_WEIGHTS], numbers[:, _WEIGHTS:]
-        inputs = history[:, 0] * scales[:, None, None, None]
+        inputs = history[:, 0] * scales[:, :, None, None]
         predictions = self._denoiser(
-            inputs[self._sent(torch.tensor(plan.sample_of_row))],
-            self._sent(torch.tensor(plan.timesteps, dtype=torch.float32)),
-            _conditions(samples, plan),
+            inputs[sample_of_row], timesteps[sample_of_row, 0], torch.stack(rows)
         )
-        own = predictions[self._sent(torch.tensor(plan.rows_of_sample))]
-        moved = _moved(history, _weighted_sum(own, weights), coefficients)
+        outputs = _weighted_sum(predictions[rows_of_sample], weights)
+        moved = _moved(history, outputs, coefficients)
         for sample, own_history in zip(samples, moved.unbind(), strict=True):
             sample.history = own_history
             sample.position += 1
-        return Step(plan.rows, plan.bucket, self._event())
+        return Step(len(owners), len(rows), self._event())
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """A copy on the device, through pinned memory so that the copy does not wait for it."""
@@ -123,46 +128,6 @@ class Sampler:
         return event
 
 
-# In a line of a plan's numbers: the input scale, the solver's coefficients, then the weights.
-_WEIGHTS = 1 + SAMPLE_TERMS + OUTPUT_TERMS
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The plain numbers of a step, to be sent to the device.
-
-    ``numbers`` has a line for each sample; ``sample_of_row`` and ``timesteps`` an entry for each
-    row of the bucket, padding included; ``rows_of_sample`` for each sample as many rows as the one
-    with the most has. The missing are the sample's own first row again, with weight 0: numbers
-    that are not finite stay within the sample that they come from.
-    """
-
-    rows: int
-    bucket: int
-    numbers: list[list[float]]
-    timesteps: list[float]
-    sample_of_row: list[int]
-    rows_of_sample: list[list[int]]
-
-
-def _plan(samples: Sequence[Sample], bucket: int | None) -> _Plan:
-    _check(samples)
-    rows = sum(sample.rows for sample in samples)
-    most = max(sample.rows for sample in samples)
-    owners = [i for i, sample in enumerate(samples) for _ in range(sample.rows)]
-    # Padding repeats the first sample's input; nobody reads what comes out of it.
-    owners += [0] * ((bucket or 0) - rows)
-    timesteps = [float(s.table.timesteps[s.position]) for s in samples]
-    return _Plan(
-        rows,
-        len(owners),
-        [_numbers(sample, most) for sample in samples],
-        [timesteps[i] for i in owners],
-        owners,
-        _rows_of_sample(samples, most),
-    )
-
-
 def _check(samples: Sequence[Sample]) -> None:
     if len({sample.size for sample in samples}) != 1:
         raise ValueError("a step takes one or more samples, all of one size")
@@ -170,24 +135,34 @@ def _check(samples: Sequence[Sample]) -> None:
         raise ValueError("a sample without steps left cannot be stepped")
 
 
-def _numbers(sample: Sample, most: int) -> list[float]:
-    table, i = sample.table, sample.position
-    weights = [row.weight for row in sample.conditions] + [0.0] * (most - sample.rows)
-    return [float(table.input_scales[i]), *table.coefficients[i].tolist(), *weights]
+# A sample's numbers: the timestep, the input scale, the solver's coefficients, then the weights.
+_WEIGHTS = 2 + SAMPLE_TERMS + OUTPUT_TERMS
 
 
-def _rows_of_sample(samples: Sequence[Sample], most: int) -> list[list[int]]:
+def _numbers(samples: Sequence[Sample]) -> list[list[float]]:
+    """The plain numbers of each sample's step, with as many weights as the most rows have."""
+    most = max(sample.rows for sample in samples)
+    numbers = []
+    for sample in samples:
+        table, i = sample.table, sample.position
+        weights = [row.weight for row in sample.conditions] + [0.0] * (most - sample.rows)
+        of_call = float(table.timesteps[i]), float(table.input_scales[i])
+        numbers.append([*of_call, *table.coefficients[i].tolist(), *weights])
+    return numbers
+
+
+def _rows_of_samples(samples: Sequence[Sample]) -> list[list[int]]:
+    """For each sample the indices of as many rows as the one with the most has.
+
+    The missing are the sample's own first row again, with weight 0: numbers that are not finite
+    stay within the sample that they come from.
+    """
+    most = max(sample.rows for sample in samples)
     firsts = accumulate((sample.rows for sample in samples), initial=0)
     return [
         [first + (k if k < sample.rows else 0) for k in range(most)]
         for sample, first in zip(samples, firsts, strict=False)
     ]
-
-
-def _conditions(samples: Sequence[Sample], plan: _Plan) -> Tensor:
-    """The folded conditions of all rows, ``[bucket, 1, channels]``."""
-    rows = [row.condition for sample in samples for row in sample.conditions]
-    return torch.stack(rows + [rows[0]] * (plan.bucket - plan.rows))
 
 
 def _moved(history: Tensor, outputs: Tensor, coefficients: Tensor) -> Tensor:
