@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from typing import Final, cast
 
 import numpy as np
@@ -45,48 +46,28 @@ _NOISES = tuple(np.random.default_rng(seed).bytes(4096).replace(b"\xff", b"") fo
 
 Convert = Callable[[Image.Image], Image.Image]
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The turn that makes a stored picture upright, by EXIF orientation."""
-_LYING = frozenset((5, 6, 7, 8))
-_FROM_THE_END = frozenset((3, 4, 6, 7))
-"""Orientations whose first stored rows are the last rows, or columns, of the upright picture."""
 
 # Told apart by these bytes alone: no parser of an unlisted format ever sees an upload.
-_UNLISTED: Final = (
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftypavis", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (4, b"ftypmsf1", "HEIF"),
-    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"\x00\x00\x02\x00", "CUR"),
-    (0, b"icns", "ICNS"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
-    (0, b"<svg", "SVG"),
-    (0, b"qoif", "QOI"),
-    (0, b"DDS ", "DDS"),
-    (0, b"\x01\xda", "SGI"),
-    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"),
-    *((0, b"P" + digit + space, "PNM") for digit in (b"1", b"2", b"3", b"4", b"5", b"6")
-      for space in (b"\n", b" ", b"\r", b"\t")),
-)  # fmt: skip
+_UNLISTED: Final = {
+    "AVIF": (4, (b"ftypavif", b"ftypavis")),
+    "HEIC": (4, (b"ftyphei", b"ftyphev")),
+    "HEIF": (4, (b"ftypmif1", b"ftypmsf1")),
+    "JPEG XL": (0, (b"\x00\x00\x00\x0cJXL \r\n\x87\n", b"\xff\x0a")),
+    "JPEG 2000": (0, (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
+    "Photoshop": (0, (b"8BPS",)),
+    "ICO": (0, (b"\x00\x00\x01\x00",)),
+    "CUR": (0, (b"\x00\x00\x02\x00",)),
+    "ICNS": (0, (b"icns",)),
+    "PDF": (0, (b"%PDF",)),
+    "PostScript": (0, (b"%!PS", b"\xc5\xd0\xd3\xc6")),
+    "SVG": (0, (b"<svg",)),
+    "QOI": (0, (b"qoif",)),
+    "DDS": (0, (b"DDS ",)),
+    "SGI": (0, (b"\x01\xda",)),
+    "OpenEXR": (0, (b"\x76\x2f\x31\x01",)),
+    "Radiance HDR": (0, (b"#?RADIANCE",)),
+    "PNM": (0, tuple(b"P%c%c" % pair for pair in product(b"123456", b"\n \r\t"))),
+}
 
 
 _AS_TEXT = (
@@ -95,18 +76,10 @@ _AS_TEXT = (
 )
 """Beginnings of a data URL, and of JPEG, PNG, GIF, WebP and TIFF in base64."""
 
-
-def _hush_libtiff() -> None:
-    """Take away libtiff's handler of errors, which writes between the lines of the log.
-
-    It would do so for every damaged TIFF. Of warnings Pillow does the same.
-    """
-    # Found in what Pillow's extension is linked to; in a build that hides libtiff it stays.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
-
-
-_hush_libtiff()
+# libtiff's handler of errors would write between the lines of the log for every damaged TIFF.
+# It is found in what Pillow's extension is linked to; in a build that hides libtiff it stays.
+with suppress(OSError, AttributeError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:
@@ -136,8 +109,8 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
 def _format(data: bytes) -> str:
     if not data:
         raise NotAPicture("The file is empty", field=FIELD)
-    for offset, magic, unlisted in _UNLISTED:
-        if data.startswith(magic, offset):
+    for unlisted, (offset, beginnings) in _UNLISTED.items():
+        if data.startswith(beginnings, offset):
             raise FormatNotAllowed(
                 f"{unlisted} files are not accepted; send {FORMATS_IN_WORDS}", field=FIELD
             )
@@ -169,11 +142,11 @@ def _decoded(contents: Contents, name: str) -> Picture:
     picture = _opened(contents, contents.data, name)
     if contents.end_missing:
         # Decoders fill up what is missing. A whole picture is the same whatever stands behind it.
-        before = zlib.crc32(picture.data)
+        before = zlib.crc32(np.ascontiguousarray(picture).data)
         for noise in _NOISES:
             del picture  # there is no memory for two
             picture = _opened(contents, contents.data[:-2] + noise + contents.data[-2:], name)
-            if zlib.crc32(picture.data) != before:
+            if zlib.crc32(np.ascontiguousarray(picture).data) != before:
                 raise ValueError("it ends before the end of the picture")
     return picture
 
@@ -183,26 +156,24 @@ def _opened(contents: Contents, data: bytes, name: str) -> Picture:
         if image.size != contents.size:
             raise ValueError(f"read as {image.size}, though its header says {contents.size}")
         image.load()
-        return _to_rgb(image, contents.orientation, contents.profile)
+        return _upright(_to_rgb(image, contents.profile), contents.orientation)
 
 
-def _to_rgb(image: Image.Image, orientation: int, profile: bytes) -> Picture:
+def _to_rgb(image: Image.Image, profile: bytes) -> Picture:
     """Convert in strips: a whole picture in every intermediate mode would take gigabytes."""
     convert = _converter(image, profile)
-    lying = orientation in _LYING
-    picture = np.empty((*(image.size if lying else image.size[::-1]), 3), np.uint8)
+    picture = np.empty((image.height, image.width, 3), np.uint8)
     for top, strip in _strips(image):
-        from_the_end = orientation in _FROM_THE_END
-        start = image.height - top - strip.height if from_the_end else top
-        place = slice(start, start + strip.height)
-        upright = _turned(convert(strip), orientation)
-        picture[(slice(None), place) if lying else place] = upright
+        picture[top : top + strip.height] = np.asarray(convert(strip))
     return picture
 
 
-def _turned(image: Image.Image, orientation: int) -> Picture:
-    transpose = _UPRIGHT.get(orientation)
-    return np.asarray(image if transpose is None else image.transpose(transpose))
+def _upright(picture: Picture, orientation: int) -> Picture:
+    """The stored picture turned as EXIF's orientation says, without a copy of its pixels."""
+    turned = picture.transpose(1, 0, 2) if orientation in (5, 6, 7, 8) else picture
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return turned[::rows, ::columns]
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
@@ -251,28 +222,19 @@ def _looks_grey(image: Image.Image) -> bool:
 
 
 def _over_white(image: Image.Image, to_rgb: Convert) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    rgba = _to_rgba(image)
-    coloured = to_rgb(rgba.convert("RGB"))
-    coloured.putalpha(rgba.getchannel("A"))
-    return Image.alpha_composite(white, coloured).convert("RGB")
-
-
-def _to_rgba(image: Image.Image) -> Image.Image:
     # Pillow converts premultiplied modes only to their plain counterparts.
     plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-    return (image.convert(plain) if plain else image).convert("RGBA")
+    rgba = (image.convert(plain) if plain else image).convert("RGBA")
+    coloured = to_rgb(rgba.convert("RGB"))
+    coloured.putalpha(rgba.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), coloured).convert("RGB")
 
 
 def _lab_to_rgb() -> Convert:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-
-    def convert(image: Image.Image) -> Image.Image:
-        converted = ImageCms.applyTransform(image, transform)
-        return cast("Image.Image", converted)  # None only when it converts in place
-
-    return convert
+    # Its result is None only when it converts in place.
+    return cast(Convert, partial(ImageCms.applyTransform, transform=transform))
 
 
 def _deep_to_rgb(image: Image.Image, to_rgb: Convert) -> Image.Image:
