@@ -6,13 +6,13 @@ from pathlib import Path
 
 import app
 
-# Ctrl-C and SIGTERM are for the service, which finishes what it has accepted. The package is
-# imported from where it is, and nothing from that folder or from the working folder. On Linux the
-# kernel ends the process with its parent; elsewhere its pipe does, once it reads that.
+# Ctrl-C, SIGTERM and SIGHUP are for the service, which finishes what it has accepted. The package
+# is imported from where it is, and nothing from that folder or from the working folder. On Linux
+# the kernel ends the process with its parent; elsewhere its pipe does, once it reads that.
 _BOOT = """
 import ctypes, importlib, os, signal, sys
 root, parent, module, *arguments = sys.argv[1:]
-ending = {signal.SIGINT, signal.SIGTERM}
+ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 for number in ending:
     signal.signal(number, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)

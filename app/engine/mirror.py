@@ -167,17 +167,38 @@ class Mirror:
         return self._forecast
 
     def _run_forward(self, more: list[tuple[str, Parameters]]) -> dict[str, Span]:
+        """All together; while there are last attempts, these alone and before all others."""
+        waiting = [one for one in self if one.request_id not in self._submitted]
+        last = [one for one in waiting if attempts.is_last(one)]
+        if not any(map(attempts.is_last, self)):
+            return self._forecast_worker(waiting, more)
+        spans = self._forecast_worker([], [])
+        groups = [[(one.request_id, one.parameters)] for one in last]
+        groups.append([(one.request_id, one.parameters) for one in waiting if one not in last])
+        groups[-1] += more
+        for group in groups:
+            now = max((span.finished for span in spans.values()), default=0.0)
+            idle = Batcher(self._buckets)
+            after = forecast(idle, group, [], self.costs, self._decoded_at_once)
+            spans |= {n: Span(now + s.started, now + s.finished) for n, s in after.items()}
+        return spans
+
+    def _forecast_worker(
+        self, waiting: list[Generation], more: list[tuple[str, Parameters]]
+    ) -> dict[str, Span]:
+        """What the worker has, and behind it those that wait for a worker."""
+        there = [one for one in self if one.request_id in self._submitted]
         in_line = {ticket.request_id for ticket in self._line}
         unencoded = [
-            (name, one.parameters)
-            for name, one in self._unfinished.items()
-            if name not in self._encoded
+            (one.request_id, one.parameters)
+            for one in there + waiting
+            if one.request_id not in self._encoded
         ]
         undecoded = [
             ticket
-            for name, one in self._unfinished.items()
-            if name in self._encoded - in_line
-            for ticket in tickets(name, one.parameters)
+            for one in there
+            if one.request_id in self._encoded - in_line
+            for ticket in tickets(one.request_id, one.parameters)
         ]
         line = self._line.copy()
         for name in in_line - self._unfinished.keys():

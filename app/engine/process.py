@@ -136,12 +136,14 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """A child started in here ignores Ctrl-C and SIGTERM from its first instruction.
+    """A child started in here ignores Ctrl-C, SIGTERM and SIGHUP from its first instruction.
 
-    It inherits the mask, and so comes to ignore both before either can end it; it ends with its
+    It inherits the mask, and so comes to ignore them before one can end it; it ends with its
     pipe instead.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
     try:
         yield
     finally:

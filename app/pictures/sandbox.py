@@ -115,6 +115,7 @@ class Decoders:
         self._free = asyncio.Semaphore(self._processes)
         self._waiting = 0
         self._idle: list[Process] = []
+        self._offered: set[Process] = set()
         self._running: set[Process] = set()
         self._stopped = False
         if metrics:
@@ -131,13 +132,15 @@ class Decoders:
         return [process.pid for process in self._running]
 
     async def start(self) -> None:
-        """Launch the processes; they warm up meanwhile."""
-        self._idle = [await self._launch() for _ in range(self._processes)]
+        """Launch the processes; they warm up meanwhile. Those that cannot be are when needed."""
+        with suppress(OSError):
+            while len(self._idle) < self._processes:
+                self._idle.append(await self._launch())
 
     async def stop(self) -> None:
         """End every process; uploads that are being decoded, or wait to be, fail."""
         self._stopped = True
-        await asyncio.gather(*map(_end, [*self._idle, *self._running]))
+        await asyncio.gather(*map(_end, [*self._idle, *self._offered, *self._running]))
         self._idle.clear()
 
     async def decode(
@@ -176,7 +179,8 @@ class Decoders:
                 await _send(process, data)
                 answer = await _receive(process, most=_REFUSAL_BYTES + 12 * side * side)
             outcome = self._unpacked(answer, side)
-            self._idle.append(process)
+            if not self._stopped:
+                self._idle.append(process)
         except TimeoutError:
             raise self._failure("time") from None
         except (*_ENDED, ValueError, asyncio.IncompleteReadError):
@@ -213,18 +217,21 @@ class Decoders:
             await _end(process)
             raise NotReady("The service is stopping", retry_after=RETRY_SECONDS)
         if not await self._offer(process, head):
-            raise self._failure("died", process.returncode)
+            logger.error("A new decoder ended at once, with exit code %s", process.returncode)
+            raise NotReady("No decoder process keeps running", retry_after=RETRY_SECONDS)
         return process
 
     async def _offer(self, process: Process, head: bytes) -> bool:
         """Send the head of a job, and wait until it is taken; a process that does not is ended."""
         taken = False
+        self._offered.add(process)
         try:
             with suppress(*_ENDED, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(self._limits.seconds):
                     await _send(process, head)
                     taken = await _stdout(process).readexactly(len(TAKEN)) == TAKEN
         finally:
+            self._offered.discard(process)
             if not taken:
                 await _end(process)
         return taken

@@ -229,3 +229,23 @@ async def test_positions_are_of_those_that_have_not_begun(mirror: Mirror) -> Non
 async def test_an_id_is_taken_only_once(mirror: Mirror) -> None:
     with pytest.raises(ValueError, match="already in the queue"):
         mirror.add(generation("a"))
+
+
+async def test_last_attempts_are_forecast_one_after_the_other_and_before_all_others(
+    mirror: Mirror,
+) -> None:
+    for name in "ac":
+        known(mirror, name).attempts = 2
+    one = Mirror()
+    one.worker_ready(READY)
+    single = one.predict(PARAMETERS)[NEWCOMER].finished
+    spans = mirror.predict()
+    assert spans["a"].finished == pytest.approx(single)
+    assert spans["c"].finished == pytest.approx(2 * single)
+    assert spans["b"].started >= spans["c"].finished
+    assert mirror.predict(PARAMETERS)[NEWCOMER].finished > spans["c"].finished
+    submit_due(mirror)
+    encode(mirror, "a")
+    step(mirror, "a")
+    assert mirror.predict()["a"].finished < single
+    assert mirror.predict()["c"].finished < 2 * single

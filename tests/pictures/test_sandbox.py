@@ -276,6 +276,26 @@ async def test_where_no_process_can_be_started_the_caller_may_ask_again(slow: by
         assert (await decoded(decoders)).shape == (3, 32, 32)
 
 
+async def test_a_decoder_that_ends_before_its_job_is_nothing_of_the_uploads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", ""])
+    async with running(processes=1) as decoders:
+        with pytest.raises(NotReady, match="No decoder process keeps running"):
+            await decoded(decoders)
+
+
+async def test_what_cannot_be_launched_at_the_start_is_launched_when_needed() -> None:
+    decoders = Decoders(LIMITS, 2)
+    with no_more_files():
+        await decoders.start()
+    try:
+        assert (await decoded(decoders)).shape == (3, 32, 32)
+    finally:
+        await decoders.stop()
+    assert not children()
+
+
 @contextmanager
 def no_more_files() -> Iterator[None]:
     """This process may not open another file, and so no pipe to another process."""
@@ -429,7 +449,7 @@ def limit(limits: str, name: str) -> list[str]:
     return line.removeprefix(name).split()[:2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_what_ends_the_service_does_not_end_a_decoder(
     slow: bytes, number: signal.Signals
 ) -> None:

@@ -42,12 +42,12 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
+        began, method, status = time.perf_counter(), scope["method"], 0
         # The caller's own id where it is safe to log and send back, else a fresh one.
         given = Headers(scope=scope).get(HEADER, "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        if scope["method"] == "HEAD":  # the server leaves the body out
+        if method == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
 
         async def answer(message: Message) -> None:
@@ -76,9 +76,10 @@ class Access:
             detail = "The service met an unexpected error; its log has the request_id"
             await problems.problem(scope, 500, detail)(scope, receive, answer)
         finally:
-            self._record(scope, status or problems.CLIENT_GONE, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._record(scope, method, status or problems.CLIENT_GONE, seconds)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         request_id = scope["state"]["request_id"]
         # The path template that answered, and the path as it was sent, still percent-encoded, so
         # that it cannot forge log lines.
@@ -96,6 +97,6 @@ class Access:
         logger.log(
             logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
             "%s %s %d %.3fs id=%s",
-            *(scope["method"], path, status, seconds, request_id),
+            *(method, path, status, seconds, request_id),
             extra=extra,
         )

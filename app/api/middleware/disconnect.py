@@ -63,7 +63,11 @@ async def _hung_up(transport: asyncio.Transport) -> None:
     if transport.is_closing() or connection.fileno() < 0:
         return
     loop = asyncio.get_running_loop()
-    with select.epoll() as poll:
+    try:
+        poll = select.epoll()
+    except OSError:  # no descriptor is left: then it is not noticed, and nobody is cut off
+        await hung_up.wait()
+    with poll:
         poll.register(connection.fileno(), select.EPOLLRDHUP)
         loop.add_reader(poll.fileno(), hung_up.set)
         try:
