@@ -10,8 +10,8 @@ tables), ``samples`` (the steps), ``denoiser`` (the UNet call in them), ``decodi
 """
 
 from app.pipeline.conditions import Row
-from app.pipeline.decoding import Decoded
 from app.pipeline.pipeline import Pipeline
+from app.pipeline.safety import Decoded
 from app.pipeline.samples import Sample, Step
 
 __all__ = ["Decoded", "Pipeline", "Row", "Sample", "Step"]

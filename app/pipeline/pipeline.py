@@ -20,13 +20,13 @@ from app.parameters import (
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.conditions import Conditions, Embedding, Row, encode
-from app.pipeline.decoding import Decoded, Decoder
+from app.pipeline.decoding import Decoder
 from app.pipeline.denoiser import eager
 from app.pipeline.devices import choose_device, choose_dtypes, dtype_name
 from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
-from app.pipeline.safety import Safety
+from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Sample, Sampler, Step
 from app.pipeline.solver import SolverTable, own_scheduler, solver_table
 

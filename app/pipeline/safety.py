@@ -11,16 +11,20 @@ from torch import Tensor
 
 from app.pictures import Picture
 
+_UNCHECKED = "the safety checker could not judge the picture: its numbers are not finite"
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """``sound`` is false where the checker's numbers are not finite, so that nothing is known.
+class Decoded:
+    """One finished variation: ``picture``, ``uint8 [height, width, 3]``, unless something is amiss.
 
-    Such numbers compare as below every threshold: the checker itself would let the picture pass.
+    ``flagged`` pictures are withheld. ``error`` says, for the caller, why there is no picture
+    though nothing was flagged: broken numbers are never handed on as a black picture.
     """
 
-    flagged: bool
-    sound: bool
+    picture: Picture | None
+    flagged: bool = False
+    error: str | None = None
 
 
 class Safety:
@@ -33,8 +37,8 @@ class Safety:
         checker.visual_projection.register_forward_hook(self._note_soundness)
 
     @torch.inference_mode()
-    def check(self, pictures: Sequence[Picture]) -> list[Verdict]:
-        """Judge rounded 8-bit pictures ``[H, W, 3]``, together."""
+    def check(self, pictures: Sequence[Picture]) -> list[Decoded]:
+        """Judge rounded 8-bit pictures ``[H, W, 3]`` together; only the harmless are handed on."""
         images = [Image.fromarray(picture) for picture in pictures]
         pixels = self._feature_extractor(images, return_tensors="pt").pixel_values
         weight = self._checker.visual_projection.weight
@@ -43,7 +47,15 @@ class Safety:
         _, flags = self._checker(
             clip_input=pixels.to(weight.device, weight.dtype), images=blackened
         )
-        return [Verdict(bool(f), s) for f, s in zip(flags, self._sound, strict=True)]
+        answers = zip(pictures, flags, self._sound, strict=True)
+        return [_judged(*answer) for answer in answers]
 
     def _note_soundness(self, _module: object, _inputs: object, embeddings: Tensor) -> None:
         self._sound = embeddings.isfinite().all(dim=1).tolist()
+
+
+def _judged(picture: Picture, flag: bool, sound: bool) -> Decoded:
+    # Numbers that are not finite compare as below every threshold: the checker would pass them.
+    if not sound:
+        return Decoded(None, error=_UNCHECKED)
+    return Decoded(None, flagged=True) if flag else Decoded(picture)
