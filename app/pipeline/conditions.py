@@ -11,11 +11,10 @@ from torch import Tensor
 
 from app.errors import GenerationFailed
 from app.parameters import Condition, EncoderInput
+from app.pipeline.folding import Fold
 
 Embedding = NDArray[np.float32]
 """A picture's projected CLIP embedding, not normalised: ``float32 [projection]``."""
-
-Encode = Callable[[EncoderInput], Embedding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,9 @@ def encode(encoder: Any, pixels: EncoderInput) -> Embedding:
 class Conditions:
     """Folds conditions for one UNet; the zero embedding of ``length`` numbers is folded once."""
 
-    def __init__(self, encode: Encode, fold: Callable[[Tensor], Tensor], length: int) -> None:
+    def __init__(
+        self, encode: Callable[[EncoderInput], Embedding], fold: Fold, length: int
+    ) -> None:
         self._encode = encode
         self._fold = fold
         self._zero = fold(torch.zeros(length))

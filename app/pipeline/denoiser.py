@@ -1,19 +1,17 @@
 """The UNet call of a step. What runs it in another way is another function of this shape."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Predicts the model outputs of one step, on the tensors' device and without waiting for it.
 
-class Denoiser(Protocol):
-    """Predicts the model outputs of one step, on the tensors' device and without waiting for it."""
-
-    def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
-        """``float32 [rows, C, h, w]``, ``float32 [rows]``, ``[rows, 1, channels]`` → outputs.
-
-        The outputs are ``float32 [rows, C, h, w]``; the conditions are in the UNet's own dtype.
-        """
+Latents ``float32 [rows, C, h, w]``, timesteps ``float32 [rows]`` and conditions ``[rows, 1,
+channels]`` in the UNet's own dtype → outputs ``float32 [rows, C, h, w]``.
+"""
 
 
 def eager(unet: Any) -> Denoiser:

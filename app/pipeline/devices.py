@@ -16,11 +16,7 @@ _NO_MEMORY = (
     "status_alloc_failed",  # in cuBLAS, cuDNN, cuSPARSE
 )
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def choose_device(device: str) -> torch.device:
@@ -55,13 +51,8 @@ def choose_dtypes(dtype: str, device: torch.device, cpu_dtype: str | None) -> Dt
         dtype = "float16" if device.type == "cuda" else cpu_dtype or native_cpu_dtype()
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is one of auto, {', '.join(_DTYPES)}, not {dtype!r}")
-    chosen = _DTYPES[dtype]
+    chosen: torch.dtype = getattr(torch, dtype)
     return Dtypes(chosen, torch.float32 if chosen == torch.bfloat16 else chosen)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """torch's name without the module: ``float32``."""
-    return str(dtype).removeprefix("torch.")
 
 
 def native_cpu_dtype() -> str:
@@ -80,7 +71,5 @@ def _cpu_flags() -> set[str]:
 
 def ran_out_of_memory(error: Exception) -> bool:
     """True where the error says so: outside torch's own allocators it does in words alone."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    said = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _NO_MEMORY)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)

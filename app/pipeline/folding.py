@@ -6,7 +6,9 @@ takes those two projections out of the UNet, drops the query, the key and the no
 lets the UNet take the vectors themselves in the token's place.
 """
 
-from typing import Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -15,27 +17,12 @@ from torch import Tensor, nn
 
 from app.errors import CheckpointError
 
+Fold = Callable[[Tensor], Tensor]
+"""An embedding ``[D]`` to a row of the folded UNet's ``encoder_hidden_states``.
 
-class Folding:
-    """The projections taken out of a folded UNet, in the order of its blocks."""
-
-    def __init__(self, attentions: list[Any]) -> None:
-        self._projections = [(attention.to_v, attention.to_out[0]) for attention in attentions]
-
-    @property
-    def channels(self) -> int:
-        """The length of a condition: the sum of all blocks' channels."""
-        return sum(out.out_features for _, out in self._projections)
-
-    @torch.inference_mode()
-    def condition(self, embedding: Tensor) -> Tensor:
-        """``[D]`` to ``[1, channels]``, in the UNet's dtype and on its device.
-
-        A row of the folded UNet's ``encoder_hidden_states``. Zeros give ``to_out``'s biases.
-        """
-        value = self._projections[0][0].weight
-        token = embedding.to(value.device, value.dtype)[None]
-        return torch.cat([out(to_v(token)) for to_v, out in self._projections], dim=-1)
+``[1, channels]``, all blocks' channels one after the other, in the UNet's dtype and on its device.
+Zeros give ``to_out``'s biases.
+"""
 
 
 class _Slice(nn.Module):
@@ -50,21 +37,28 @@ class _Slice(nn.Module):
         return encoder_hidden_states[..., self._start : self._stop]
 
 
-def fold(unet: nn.Module) -> Folding:
-    """Fold the cross-attention of ``unet`` in place.
+def fold(unet: nn.Module) -> Fold:
+    """Fold the cross-attention of ``unet`` in place; gives the function that makes conditions.
 
     Raises :class:`CheckpointError` where the UNet conditions in some other way.
     """
-    blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
+    blocks: list[Any] = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
     blocks = [block for block in blocks if block.attn2 is not None]
     _check_foldable(unet, blocks)
-    folding = Folding([block.attn2 for block in blocks])
+    projections = [(block.attn2.to_v, block.attn2.to_out[0]) for block in blocks]
     start = 0
-    for block in blocks:
-        stop = start + cast(int, block.attn2.to_out[0].out_features)
+    for block, (_, out) in zip(blocks, projections, strict=True):
+        stop = start + out.out_features
         block.attn2, block.norm2 = _Slice(start, stop), nn.Identity()
         start = stop
-    return folding
+    return partial(_condition, projections)
+
+
+@torch.inference_mode()
+def _condition(projections: list[tuple[Any, Any]], embedding: Tensor) -> Tensor:
+    value = projections[0][0].weight
+    token = embedding.to(value.device, value.dtype)[None]
+    return torch.cat([out(to_v(token)) for to_v, out in projections], dim=-1)
 
 
 def _check_foldable(unet: nn.Module, blocks: list[Any]) -> None:

@@ -8,27 +8,19 @@ import torch
 from torch import Tensor
 
 from app.errors import CheckpointError
-from app.parameters import (
-    Condition,
-    EncoderInput,
-    ModelConfig,
-    ModelInfo,
-    Parameters,
-    Scheduler,
-    Size,
-)
+from app.parameters import Condition, EncoderInput, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.conditions import Conditions, Embedding, Row, encode
 from app.pipeline.decoding import Decoder
 from app.pipeline.denoiser import eager
-from app.pipeline.devices import choose_device, choose_dtypes, dtype_name
+from app.pipeline.devices import choose_device, choose_dtypes
 from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Sample, Sampler, Step
-from app.pipeline.solver import SolverTable, own_scheduler, solver_table
+from app.pipeline.solver import own_scheduler, solver_table
 
 
 class Pipeline:
@@ -52,16 +44,14 @@ class Pipeline:
         self._device = device
         self._conditions = Conditions(
             partial(encode, parts.image_encoder),
-            fold(parts.unet).condition,
+            fold(parts.unet),
             parts.unet.config.cross_attention_dim,
         )
         self._sampler = Sampler(eager(parts.unet), device)
         checker = parts.safety_checker
         safety = Safety(checker, parts.feature_extractor) if checker is not None else None
         self._decoder = Decoder(parts.vae, safety)
-        self._table: Callable[[Scheduler, int], SolverTable] = cache(
-            lambda scheduler, steps: solver_table(scheduler, steps, parts.scheduler_config)
-        )
+        self._table = cache(partial(solver_table, config=parts.scheduler_config))
 
     @classmethod
     def load(cls, config: ModelConfig, progress: Report | None = None) -> Self:
@@ -91,11 +81,17 @@ class Pipeline:
             fit=defaults.fit,
             sizes=_offered(parts, config.sizes),
             device=str(device),
-            dtype=dtype_name(dtypes.unet),
+            dtype=str(dtypes.unet).removeprefix("torch."),
             safety_checker=parts.safety_checker is not None,
         )
         _place(parts, device, config)
-        return cls(info, parts, device, _preprocessing(parts, defaults.antialias))
+        preprocessing = Preprocessing(
+            side=parts.image_encoder.config.image_size,
+            antialias=defaults.antialias,
+            mean=tuple(parts.feature_extractor.image_mean),
+            std=tuple(parts.feature_extractor.image_std),
+        )
+        return cls(info, parts, device, preprocessing)
 
     def free_memory(self) -> None:
         """Give back to the device what the allocator keeps for later, to be tried anew."""
@@ -160,16 +156,6 @@ class Pipeline:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))[0]
 
 
-def _preprocessing(parts: Parts, antialias: bool) -> Preprocessing:
-    extractor = parts.feature_extractor
-    return Preprocessing(
-        side=parts.image_encoder.config.image_size,
-        antialias=antialias,
-        mean=tuple(extractor.image_mean),
-        std=tuple(extractor.image_std),
-    )
-
-
 def _place(parts: Parts, device: torch.device, config: ModelConfig) -> None:
     for part in (parts.unet, parts.vae):
         part.to(device, memory_format=torch.channels_last)
@@ -185,21 +171,13 @@ def _place(parts: Parts, device: torch.device, config: ModelConfig) -> None:
 def _offered(parts: Parts, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
     """``sizes`` or the checkpoint's own, each such that the UNet can halve it and come back."""
     unit = parts.vae_scale * 2 ** (len(parts.unet.config.block_out_channels) - 1)
-    for width, height in sizes:
-        if width < unit or height < unit or width % unit or height % unit:
-            fitting = f"{_nearest(width, unit)}x{_nearest(height, unit)}"
+    for size in sizes:
+        fitting = tuple(max(unit, round(pixels / unit) * unit) for pixels in size)
+        if size != fitting:
             raise CheckpointError(
                 f"this model makes pictures whose sides are multiples of {unit} pixels: "
-                f"not {width}x{height}, but {fitting}, say"
+                f"not {size[0]}x{size[1]}, but {fitting[0]}x{fitting[1]}, say"
             )
-    return sizes or (_own_size(parts),)
-
-
-def _nearest(pixels: int, unit: int) -> int:
-    return max(unit, round(pixels / unit) * unit)
-
-
-def _own_size(parts: Parts) -> Size:
     latents = parts.unet.config.sample_size
     height, width = (latents, latents) if isinstance(latents, int) else latents
-    return width * parts.vae_scale, height * parts.vae_scale
+    return sizes or ((width * parts.vae_scale, height * parts.vae_scale),)

@@ -16,9 +16,9 @@ def test_it_predicts_in_float32_what_the_unet_gives_in_its_own_numbers(
     tiny_folder: Path, dtype: torch.dtype
 ) -> None:
     unet = UNet2DConditionModel.from_pretrained(tiny_folder / "unet", torch_dtype=dtype).eval()
-    folding = fold(unet)
+    condition = fold(unet)
     latents, timesteps = torch.randn(3, 4, 16, 16), torch.tensor([999.0, 500.5, 1.0])
-    conditions = torch.stack([folding.condition(torch.randn(24)) for _ in range(3)])
+    conditions = torch.stack([condition(torch.randn(24)) for _ in range(3)])
     outputs = eager(unet)(latents, timesteps, conditions)
     expected = unet(latents.to(dtype), timesteps, encoder_hidden_states=conditions).sample
     assert outputs.dtype == torch.float32
