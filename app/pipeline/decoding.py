@@ -14,35 +14,23 @@ from app.pipeline.safety import Decoded, Safety
 _NOT_FINITE = "the numbers left the range of their type while denoising; try another seed"
 
 
-class Decoder:
-    """The VAE's decoder and, behind it, the safety checker if there is one."""
-
-    def __init__(self, vae: Any, safety: Safety | None) -> None:
-        self._vae = vae
-        self._safety = safety
-
-    @torch.inference_mode()
-    def decode(
-        self, latents: Sequence[Tensor], before_check: Callable[[], None] | None = None
-    ) -> list[Decoded]:
-        """Decode ``[C, h, w]`` latents of one size together; waits for the device."""
-        images = self._images(torch.stack(list(latents)))
-        finite = images.isfinite().flatten(1).all(dim=1).tolist()
-        pictures = [_rounded(image) for image, ok in zip(images, finite, strict=True) if ok]
-        if before_check:
-            before_check()
-        if self._safety and pictures:
-            decoded = iter(self._safety.check(pictures))
-        else:
-            decoded = map(Decoded, pictures)
-        return [next(decoded) if ok else Decoded(None, error=_NOT_FINITE) for ok in finite]
-
-    def _images(self, latents: Tensor) -> Tensor:
-        """``[N, C, h, w]`` latents to ``[N, 3, H, W]`` in about [0, 1]."""
-        scaled = latents / self._vae.config.scaling_factor
-        scaled = scaled.to(self._vae.dtype, memory_format=torch.channels_last)
-        image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
-        return image / 2 + 0.5
+@torch.inference_mode()
+def decode(
+    latents: Sequence[Tensor],
+    vae: Any,
+    safety: Safety | None,
+    before_check: Callable[[], None] | None = None,
+) -> list[Decoded]:
+    """Decode ``[C, h, w]`` latents of one size together and check them; waits for the device."""
+    scaled = torch.stack(list(latents)) / vae.config.scaling_factor
+    scaled = scaled.to(vae.dtype, memory_format=torch.channels_last)
+    images: Tensor = vae.decode(scaled, return_dict=False)[0] / 2 + 0.5
+    finite = images.isfinite().flatten(1).all(dim=1).tolist()
+    pictures = [_rounded(image) for image, ok in zip(images, finite, strict=True) if ok]
+    if before_check:
+        before_check()
+    decoded = iter(safety.check(pictures)) if safety and pictures else map(Decoded, pictures)
+    return [next(decoded) if ok else Decoded(None, error=_NOT_FINITE) for ok in finite]
 
 
 def _rounded(image: Tensor) -> Picture:

@@ -11,15 +11,15 @@ from app.errors import CheckpointError
 from app.parameters import Condition, EncoderInput, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
-from app.pipeline.conditions import Conditions, Embedding, Row, encode
-from app.pipeline.decoding import Decoder
+from app.pipeline.conditions import Embedding, Row, encode
+from app.pipeline.decoding import decode
 from app.pipeline.denoiser import eager
 from app.pipeline.devices import choose_device, choose_dtypes
 from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
-from app.pipeline.samples import Sample, Sampler, Step
+from app.pipeline.samples import Sample, Step, step
 from app.pipeline.solver import own_scheduler, solver_table
 
 
@@ -42,15 +42,11 @@ class Pipeline:
         self.preprocessing = preprocessing
         self._parts = parts
         self._device = device
-        self._conditions = Conditions(
-            partial(encode, parts.image_encoder),
-            fold(parts.unet),
-            parts.unet.config.cross_attention_dim,
-        )
-        self._sampler = Sampler(eager(parts.unet), device)
+        self._fold = fold(parts.unet)
+        self._zero = self._fold(torch.zeros(parts.unet.config.cross_attention_dim))
+        self._denoiser = eager(parts.unet)
         checker = parts.safety_checker
-        safety = Safety(checker, parts.feature_extractor) if checker is not None else None
-        self._decoder = Decoder(parts.vae, safety)
+        self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
         self._table = cache(partial(solver_table, config=parts.scheduler_config))
 
     @classmethod
@@ -106,8 +102,15 @@ class Pipeline:
         return encode(self._parts.image_encoder, pixels)
 
     def condition(self, condition: Condition) -> tuple[Row, ...]:
-        """The rows of each sample of a request, every distinct picture encoded once."""
-        return self._conditions.rows(condition)
+        """The rows of each sample of a request, every distinct picture encoded and folded once."""
+        pictures = {id(row.picture): row.picture for row in condition.rows}
+        folded = {key: self._folded(picture) for key, picture in pictures.items()}
+        return tuple(Row(folded[id(row.picture)], row.weight) for row in condition.rows)
+
+    def _folded(self, picture: EncoderInput | None) -> Tensor:
+        if picture is None:
+            return self._zero
+        return self._fold(torch.from_numpy(self.encode(picture)))
 
     @torch.inference_mode()
     def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
@@ -123,7 +126,7 @@ class Pipeline:
         Returns before the device is done; :meth:`Step.wait` waits for it. Where this raises no
         sample has changed.
         """
-        return self._sampler.step(samples, bucket)
+        return step(samples, self._denoiser, self._device, bucket)
 
     def decode(
         self, samples: Sequence[Sample], before_check: Callable[[], None] | None = None
@@ -132,7 +135,8 @@ class Pipeline:
 
         ``before_check`` is called in between.
         """
-        return self._decoder.decode([sample.latents for sample in samples], before_check)
+        latents = [sample.latents for sample in samples]
+        return decode(latents, self._parts.vae, self._safety, before_check)
 
     def generate(
         self,

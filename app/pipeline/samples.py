@@ -6,7 +6,7 @@ history. Samples may be at different steps, of different solvers and of differen
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Any
 
@@ -25,7 +25,7 @@ class Sample:
 
     ``size`` is in pixels. ``position`` counts the UNet calls that are done. ``history`` is what the
     next multiply-add looks back on, ``float32 [7 − 1, C, h, w]`` on the device: ``x[i], x[i−1],
-    x[i−2]``, then ``e[i−1], … e[i−3]``. :class:`Sampler` replaces both at every step.
+    x[i−2]``, then ``e[i−1], … e[i−3]``. :func:`step` replaces both.
     """
 
     size: Size
@@ -78,54 +78,50 @@ class Step:
             self.event.synchronize()
 
 
-class Sampler:
-    """Runs steps of any samples through one denoiser."""
+@torch.inference_mode()
+def step(
+    samples: Sequence[Sample], denoiser: Denoiser, device: torch.device, bucket: int | None = None
+) -> Step:
+    """Take every sample one step further with one UNet call, without waiting for the device.
 
-    def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
-        self._denoiser = denoiser
-        self._device = device
+    ``bucket`` pads the call to that many rows. Where this raises (out of memory, say) no sample has
+    changed, so the step can be tried again in parts.
+    """
+    _check(samples)
+    send = partial(_sent, device=device)
+    rows = [row.condition for sample in samples for row in sample.conditions]
+    # Padding repeats the first sample's first row; nobody reads what comes out of it.
+    padding = (bucket or 0) - len(rows)
+    rows += [rows[0]] * padding
+    owners = [i for i, sample in enumerate(samples) for _ in sample.conditions]
+    sample_of_row = send(torch.tensor(owners + [0] * padding))
+    rows_of_sample = send(torch.tensor(_rows_of_samples(samples)))
+    numbers = send(torch.tensor(_numbers(samples), dtype=torch.float32))
+    timesteps, scales, coefficients, weights = numbers.tensor_split((1, 2, _WEIGHTS), dim=1)
+    history = torch.stack([sample.history for sample in samples])
+    inputs = history[:, 0] * scales[:, :, None, None]
+    predictions = denoiser(inputs[sample_of_row], timesteps[sample_of_row, 0], torch.stack(rows))
+    outputs = _weighted_sum(predictions[rows_of_sample], weights)
+    moved = _moved(history, outputs, coefficients)
+    for sample, own_history in zip(samples, moved.unbind(), strict=True):
+        sample.history = own_history
+        sample.position += 1
+    return Step(len(owners), len(rows), _event(device))
 
-    @torch.inference_mode()
-    def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
-        """Take every sample one step further with one UNet call, without waiting for the device.
 
-        ``bucket`` pads the call to that many rows. Where this raises (out of memory, say) no
-        sample has changed, so the step can be tried again in parts.
-        """
-        _check(samples)
-        rows = [row.condition for sample in samples for row in sample.conditions]
-        # Padding repeats the first sample's first row; nobody reads what comes out of it.
-        padding = (bucket or 0) - len(rows)
-        rows += [rows[0]] * padding
-        owners = [i for i, sample in enumerate(samples) for _ in sample.conditions]
-        sample_of_row = self._sent(torch.tensor(owners + [0] * padding))
-        rows_of_sample = self._sent(torch.tensor(_rows_of_samples(samples)))
-        numbers = self._sent(torch.tensor(_numbers(samples), dtype=torch.float32))
-        timesteps, scales, coefficients, weights = numbers.tensor_split((1, 2, _WEIGHTS), dim=1)
-        history = torch.stack([sample.history for sample in samples])
-        inputs = history[:, 0] * scales[:, :, None, None]
-        predictions = self._denoiser(
-            inputs[sample_of_row], timesteps[sample_of_row, 0], torch.stack(rows)
-        )
-        outputs = _weighted_sum(predictions[rows_of_sample], weights)
-        moved = _moved(history, outputs, coefficients)
-        for sample, own_history in zip(samples, moved.unbind(), strict=True):
-            sample.history = own_history
-            sample.position += 1
-        return Step(len(owners), len(rows), self._event())
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, through pinned memory so that the copy does not wait for it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """A copy on the device, through pinned memory so that the copy does not wait for it."""
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
 
-    def _event(self) -> Any:
-        if self._device.type != "cuda":
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+def _event(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def _check(samples: Sequence[Sample]) -> None:

@@ -3,30 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from app.errors import GenerationFailed
 from app.parameters import Condition, ConditionRow, EncoderInput
 from app.pipeline import Pipeline
-from app.pipeline.conditions import Conditions, Embedding
+from app.pipeline.conditions import Embedding
 from tests.support.requests import encoder_input
-
-
-class Counting:
-    """An encoder and a fold that note what they are given."""
-
-    def __init__(self) -> None:
-        self.encoded: list[EncoderInput] = []
-        self.folded = 0
-        self.conditions = Conditions(self.encode, self.fold, length=4)
-
-    def encode(self, pixels: EncoderInput) -> Embedding:
-        self.encoded.append(pixels)
-        return np.full(4, len(self.encoded), np.float32)
-
-    def fold(self, embedding: Tensor) -> Tensor:
-        self.folded += 1
-        return embedding[None]
 
 
 def test_guidance_is_two_rows_whose_weights_sum_to_one(tiny: Pipeline) -> None:
@@ -43,30 +25,30 @@ def test_without_guidance_there_is_one_row(tiny: Pipeline) -> None:
     assert torch.equal(alone.condition, guided.condition)
 
 
-def test_each_distinct_picture_is_encoded_once() -> None:
-    counting = Counting()
+def test_each_distinct_picture_is_encoded_once(
+    tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[EncoderInput] = []
+    encode = tiny.encode
+
+    def counting(pixels: EncoderInput) -> Embedding:
+        encoded.append(pixels)
+        return encode(pixels)
+
+    monkeypatch.setattr(tiny, "encode", counting)
     first, second = encoder_input(1), encoder_input(2)
-    rows = counting.conditions.rows(
-        Condition(
-            (
-                ConditionRow(first, 2.0),
-                ConditionRow(second, 1.0),
-                ConditionRow(None, -1.0),
-                ConditionRow(first, -1.0),
-            )
-        )
-    )
-    assert list(map(id, counting.encoded)) == [id(first), id(second)]
-    assert [float(row.condition[0, 0]) for row in rows] == [1.0, 2.0, 0.0, 1.0]
+    wanted = ((first, 2.0), (second, 1.0), (None, -1.0), (first, -1.0))
+    rows = tiny.condition(Condition(tuple(ConditionRow(*row) for row in wanted)))
+    assert list(map(id, encoded)) == [id(first), id(second)]
     assert [row.weight for row in rows] == [2.0, 1.0, -1.0, -1.0]
+    assert rows[0].condition is rows[3].condition
+    assert len({id(row.condition) for row in rows}) == 3
 
 
-def test_the_zero_embedding_is_folded_once_for_all_requests() -> None:
-    counting = Counting()
-    for _ in range(3):
-        counting.conditions.rows(Condition((ConditionRow(None, 1.0),)))
-    assert counting.folded == 1
-    assert counting.encoded == []
+def test_the_zero_embedding_is_folded_once_for_all_requests(tiny: Pipeline) -> None:
+    nothing = Condition((ConditionRow(None, 1.0),))
+    [first], [second] = tiny.condition(nothing), tiny.condition(nothing)
+    assert first.condition is second.condition
 
 
 def test_a_picture_that_cannot_be_embedded_fails_its_request(tiny: Pipeline) -> None:

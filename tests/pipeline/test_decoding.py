@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from app.pipeline import Decoded, Pipeline
+from app.pipeline import Decoded, Pipeline, decoding
 from app.pipeline.checkpoint import Dtypes, Parts, load_parts
-from app.pipeline.decoding import Decoder
 from app.pipeline.safety import Safety
 from tests.support.checkpoints import flag_everything, make_checkpoint
 from tests.support.pipelines import condition_of, draw
@@ -21,8 +20,9 @@ def parts(tiny_folder: Path) -> Parts:
     return load_parts(tiny_folder, Dtypes(torch.float32, torch.float32), safety_checker=True)
 
 
-def decoder(parts: Parts) -> Decoder:
-    return Decoder(parts.vae, Safety(parts.safety_checker, parts.feature_extractor))
+def decode(parts: Parts, latents: list[torch.Tensor]) -> list[Decoded]:
+    safety = Safety(parts.safety_checker, parts.feature_extractor)
+    return decoding.decode(latents, parts.vae, safety)
 
 
 def latents(n: int) -> list[torch.Tensor]:
@@ -30,7 +30,7 @@ def latents(n: int) -> list[torch.Tensor]:
 
 
 def test_pictures_are_8_bit_rgb(parts: Parts) -> None:
-    for decoded in decoder(parts).decode(latents(3)):
+    for decoded in decode(parts, latents(3)):
         assert decoded.picture is not None
         assert decoded.picture.shape == (64, 64, 3)
         assert decoded.picture.dtype == np.uint8
@@ -41,7 +41,7 @@ def test_pictures_are_8_bit_rgb(parts: Parts) -> None:
 def test_one_broken_sample_fails_alone(parts: Parts) -> None:
     broken = latents(3)
     broken[1][0, 3, 3] = float("nan")
-    first, second, third = decoder(parts).decode(broken)
+    first, second, third = decode(parts, broken)
     assert second.picture is None
     assert not second.flagged
     assert second.error is not None
@@ -51,7 +51,7 @@ def test_one_broken_sample_fails_alone(parts: Parts) -> None:
 
 
 def test_infinite_latents_are_an_error_too(parts: Parts) -> None:
-    (decoded,) = decoder(parts).decode([torch.full((4, 16, 16), float("inf"))])
+    (decoded,) = decode(parts, [torch.full((4, 16, 16), float("inf"))])
     assert decoded == Decoded(None, error=decoded.error)
     assert decoded.error
 
@@ -62,7 +62,7 @@ def test_a_decoder_that_overflows_gives_an_error_not_black_or_white(
 ) -> None:
     vae: Any = parts.vae
     vae.decoder.conv_out.bias.fill_(value)
-    (decoded,) = decoder(parts).decode(latents(1))
+    (decoded,) = decode(parts, latents(1))
     assert decoded.picture is None
     assert decoded.error
 
@@ -82,7 +82,7 @@ def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(
 def test_a_checker_whose_numbers_are_not_finite_lets_nothing_pass(parts: Parts) -> None:
     checker: Any = parts.safety_checker
     checker.visual_projection.weight[0, 0] = float("nan")
-    for decoded in decoder(parts).decode(latents(2)):
+    for decoded in decode(parts, latents(2)):
         assert decoded.picture is None
         assert not decoded.flagged
         assert decoded.error is not None
@@ -93,11 +93,11 @@ def test_flagged_pictures_are_withheld(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "strict")
     flag_everything(folder)
     parts = load_parts(folder, Dtypes(torch.float32, torch.float32), safety_checker=True)
-    assert decoder(parts).decode(latents(2)) == [Decoded(None, flagged=True)] * 2
+    assert decode(parts, latents(2)) == [Decoded(None, flagged=True)] * 2
 
 
 def test_without_a_checker_nothing_is_flagged(parts: Parts) -> None:
-    assert all(d.picture is not None for d in Decoder(parts.vae, None).decode(latents(2)))
+    assert all(d.picture is not None for d in decoding.decode(latents(2), parts.vae, None))
 
 
 def test_the_checker_judges_as_the_reference_has_it_judge(parts: Parts) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import Pipeline, Sample
-from app.pipeline.samples import Sampler
+from app.pipeline.samples import step as step_samples
 from tests.support.requests import condition_for, encoder_input
 
 
@@ -92,7 +92,7 @@ def test_a_step_that_fails_changes_nobody_and_can_be_tried_again(
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        Sampler(out_of_memory, torch.device(device)).step(samples)
+        step_samples(samples, out_of_memory, torch.device(device))
     assert [sample.steps_left for sample in samples] == [5, 5]
     for sample, latents in zip(samples, before, strict=True):
         assert torch.equal(sample.latents, latents)
