@@ -5,13 +5,12 @@ what a request looks at, ``start`` makes samples of them, ``step`` takes any sam
 together until none has steps left, ``decode`` makes pictures of them.
 
 It is loaded by ``devices``, ``hub``, ``known`` and ``checkpoint``. A request then meets, in this
-order: ``conditions``, ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as
-tables), ``samples`` (the steps), ``denoiser`` (the UNet call in them), ``decoding`` and ``safety``.
+order: ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as tables),
+``samples`` (the steps), ``denoiser`` (the UNet call in them), ``decoding`` and ``safety``.
 """
 
-from app.pipeline.conditions import Row
 from app.pipeline.pipeline import Pipeline
 from app.pipeline.safety import Decoded
-from app.pipeline.samples import Sample, Step
+from app.pipeline.samples import Row, Sample, Step
 
 __all__ = ["Decoded", "Pipeline", "Row", "Sample", "Step"]

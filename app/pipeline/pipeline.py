@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from app.errors import CheckpointError
+from app.errors import CheckpointError, GenerationFailed
 from app.parameters import Condition, EncoderInput, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
-from app.pipeline.conditions import Embedding, Row, encode
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import eager
 from app.pipeline.devices import choose_device, choose_dtypes
@@ -19,7 +20,7 @@ from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
-from app.pipeline.samples import Sample, Step, step
+from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.solver import own_scheduler, solver_table
 
 
@@ -94,12 +95,18 @@ class Pipeline:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def encode(self, pixels: EncoderInput) -> Embedding:
-        """The un-normalised projected CLIP embedding of a fitted picture.
+    @torch.inference_mode()
+    def encode(self, pixels: EncoderInput) -> NDArray[np.float32]:
+        """The projected CLIP embedding of a fitted picture, ``[projection]``, not normalised.
 
         Raises :class:`GenerationFailed` where it is not finite.
         """
-        return encode(self._parts.image_encoder, pixels)
+        encoder = self._parts.image_encoder
+        batch = torch.tensor(pixels)[None].to(encoder.device, encoder.dtype)
+        embedding: NDArray[np.float32] = encoder(batch).image_embeds[0].float().cpu().numpy()
+        if not np.isfinite(embedding).all():
+            raise GenerationFailed("the picture's embedding is not finite; try another picture")
+        return embedding
 
     def condition(self, condition: Condition) -> tuple[Row, ...]:
         """The rows of each sample of a request, every distinct picture encoded and folded once."""

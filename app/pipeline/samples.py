@@ -14,9 +14,16 @@ import torch
 from torch import Tensor
 
 from app.parameters import Size
-from app.pipeline.conditions import Row
 from app.pipeline.denoiser import Denoiser
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One UNet input of a sample: a folded condition ``[1, channels]`` and the output's weight."""
+
+    condition: Tensor
+    weight: float
 
 
 @dataclass(slots=True, eq=False)
