@@ -58,19 +58,26 @@ def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
     finite or a pickle that would run code, and where there is no safety checker though one is
     asked for. The checker is float32 always: a score that is not a number passes as harmless.
     """
-    _hush()
+    # No progress bars for parts that load in seconds, no advice about optional packages.
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
     if safety_checker and not (folder / "safety_checker").is_dir():
         raise CheckpointError(
             f"{folder} has no safety checker; add one, or serve unchecked pictures on purpose "
             "by switching it off (VARIATIONS_SAFETY_CHECKER=off)"
         )
+    extractor = folder / "feature_extractor"
+    _read_json(extractor / "preprocessor_config.json")
     vision = transformers.CLIPVisionModelWithProjection
     encoder = _load(vision, folder, "image_encoder", dtypes.others)
     parts = Parts(
         unet=_load(diffusers.UNet2DConditionModel, folder, "unet", dtypes.unet),
         vae=_load(diffusers.AutoencoderKL, folder, "vae", dtypes.others),
         image_encoder=encoder,
-        feature_extractor=_load_feature_extractor(folder),
+        feature_extractor=transformers.CLIPImageProcessor.from_pretrained(
+            str(extractor), local_files_only=True
+        ),
         safety_checker=(
             _load(StableDiffusionSafetyChecker, folder, "safety_checker", torch.float32)
             if safety_checker
@@ -85,13 +92,6 @@ def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:
             "parts of different checkpoints?"
         )
     return parts
-
-
-def _hush() -> None:
-    """No progress bars for parts that load in seconds, no advice about optional packages."""
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()
-        library.set_verbosity_error()
 
 
 def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
@@ -143,12 +143,6 @@ def _may_pass(error: Exception) -> bool:
     """True where memory or a disk fails, and not the file."""
     failing = isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOMEM, errno.ESTALE)
     return failing or isinstance(error, MemoryError)
-
-
-def _load_feature_extractor(folder: Path) -> Any:
-    path = folder / "feature_extractor"
-    _read_json(path / "preprocessor_config.json")
-    return transformers.CLIPImageProcessor.from_pretrained(str(path), local_files_only=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -72,32 +72,23 @@ def _fetch(repository: str, revision: str | None, report: Report, parts: Sequenc
     report("downloading", None)
     # What is caught are the errors of whichever HTTP client this version of the library uses.
     try:
-        sizes = _sizes(repository, revision, parts)
+        tree = HfApi().list_repo_tree(repository, recursive=True, revision=revision)
+        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
     except Exception as error:
         index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
-        if isinstance(index, str) and _is_complete(Path(index).parent, parts):
+        # A download that was cut short may have nothing of some part.
+        if isinstance(index, str) and all(any(Path(index).parent.glob(f"{p}/*")) for p in parts):
             return Path(index).parent
         raise _not_fetched(repository, revision, error) from error
-    bar = _reporting_bar(sum(sizes.values()), report)
+    needed = needed_files(files, parts)
+    bar = _reporting_bar(sum(files[path] for path in needed), report)
     try:
         path = snapshot_download(
-            repository, revision=revision, allow_patterns=list(sizes), tqdm_class=bar
+            repository, revision=revision, allow_patterns=needed, tqdm_class=bar
         )
     except Exception as error:
         raise _not_fetched(repository, revision, error) from error
     return Path(path)
-
-
-def _sizes(repository: str, revision: str | None, parts: Sequence[str]) -> dict[str, int]:
-    """Bytes of each needed file."""
-    tree = HfApi().list_repo_tree(repository, recursive=True, revision=revision)
-    files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-    return {path: files[path] for path in needed_files(files, parts)}
-
-
-def _is_complete(folder: Path, parts: Sequence[str]) -> bool:
-    """True where a download that may have been cut short has something of every part."""
-    return all(any((folder / part).glob("*")) for part in parts)
 
 
 def _not_fetched(repository: str, revision: str | None, error: Exception) -> CheckpointError:

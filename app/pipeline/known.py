@@ -36,8 +36,8 @@ _KNOWN = {
     "lambdalabs/sd-image-variations-diffusers": Known(revision="v2.0", scheduler=Scheduler.PNDM),
 }
 
-# Most other checkpoints of this kind are fine-tunes or copies of that one.
 _UNKNOWN = Known()
+"""Most other checkpoints of this kind are fine-tunes or copies of that one."""
 
 
 def known_revision(model: str) -> str | None:

@@ -28,7 +28,7 @@ OUTPUT_TERMS = 4
 
 # Clipping and thresholding are for pictures: on latents they would break the recurrence.
 _OF_LATENTS = {"clip_sample": False, "thresholding": False}
-_DPMSOLVER = {"thresholding": False, "algorithm_type": "dpmsolver++"}
+_DPM = {"thresholding": False, "algorithm_type": "dpmsolver++"}
 _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.PNDM: ("PNDMScheduler", {}),
     Scheduler.DDIM: ("DDIMScheduler", _OF_LATENTS),
@@ -37,13 +37,10 @@ _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.HEUN: ("HeunDiscreteScheduler", {"clip_sample": False}),
     Scheduler.KDPM2: ("KDPM2DiscreteScheduler", {}),
     Scheduler.DEIS: ("DEISMultistepScheduler", {"thresholding": False}),
-    Scheduler.DPMSOLVER: (
-        "DPMSolverMultistepScheduler",
-        _DPMSOLVER | {"use_karras_sigmas": False},
-    ),
+    Scheduler.DPMSOLVER: ("DPMSolverMultistepScheduler", {**_DPM, "use_karras_sigmas": False}),
     Scheduler.DPMSOLVER_KARRAS: (
         "DPMSolverMultistepScheduler",
-        _DPMSOLVER | {"use_karras_sigmas": True},
+        {**_DPM, "use_karras_sigmas": True},
     ),
     Scheduler.UNIPC: ("UniPCMultistepScheduler", {"thresholding": False}),
 }
