@@ -223,6 +223,8 @@ async def test_a_request_that_only_waits_uses_no_attempt_up(running: Running) ->
     second = submit(engine, "fills the batch", replace(ENDLESS_REQUEST, seed=2))
     patient = submit(engine, "waits", replace(ENDLESS_REQUEST, seed=3))
     for _ in range(2):
+        diary.counted["encode"] = 0  # the next to be encoded may have been begun: so all are
+        await diary.until(lambda: diary.counted["encode"] == 3)
         await kill_while_running(engine, diary, "runs")
     assert running_one.attempts == 2
     assert patient.attempts == 0
