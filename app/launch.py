@@ -30,7 +30,7 @@ importlib.import_module(module).main(*arguments)
 def command(module: str, *arguments: str) -> list[str]:
     """The command that calls ``main(*arguments)`` of this module in a process of its own.
 
-    It ends with the thread that starts it. Its parent must be this process.
+    Its parent must be this process, and on Linux it ends with the thread that starts it.
     """
     root = str(Path(app.__file__).parents[1])
     return [sys.executable, "-P", "-c", _BOOT, root, str(os.getpid()), module, *arguments]

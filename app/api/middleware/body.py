@@ -71,8 +71,9 @@ def bounded(receive: Receive, settings: Settings, boundary: bytes) -> Receive:
         if total > limit:
             raise _too_many_bytes(limit)
         if message["type"] == "http.request" and arriving:
-            closed = closed or closing in tail + piece
-            tail = (tail + piece)[1 - len(closing) :]
+            window = tail + piece  # the mark may lie across two pieces
+            closed = closed or closing in window
+            tail = window[1 - len(closing) :]
             arriving = message.get("more_body", False)
             if not arriving and not closed:
                 raise HTTPException(
