@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            _say(f"listening on {_url(listener)} (stop with Ctrl-C)")
+            logs.say(f"listening on {_url(listener)} (stop with Ctrl-C)")
         self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
         settings = self.service.settings
         # An upload may be a file on the disk, and each request is watched for its client's end.
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         state, settings = self.service.engine.state, self.service.settings
         if state.phase == "failed" and settings.on_failure == "exit" and not self.failed:
-            _say(f"cannot start, so it ends: {state.reason}")
+            logs.say(f"cannot start, so it ends: {state.reason}")
             self.failed = self.should_exit = True
         if self._drain_until is not None:
             left = self._drain_until - time.monotonic()
@@ -171,11 +171,11 @@ async def _announce_ready(engine: Engine) -> None:
     while (model := engine.model) is None or engine.state.phase != "ready":
         if engine.state.reason != said:
             said = engine.state.reason
-            _say(said)
+            logs.say(said)
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     revision = f"@{model.revision}" if model.revision else ""
     sizes = ", ".join(f"{width}x{height}" for width, height in model.sizes)
-    _say(
+    logs.say(
         f"ready: {model.id}{revision} on {model.device} {model.dtype}, {sizes}, "
         f"at most {engine.max_rows} rows a step"
     )
@@ -184,8 +184,3 @@ async def _announce_ready(engine: Engine) -> None:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _say(line: str) -> None:
-    with suppress(BrokenPipeError):
-        print(f"variations: {line}", flush=True)

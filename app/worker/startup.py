@@ -47,6 +47,7 @@ def serve(connection: Connection) -> None:
         ready = warm_up(pipeline, start)
     except (CheckpointError, DeviceUnavailable) as error:
         logger.error("%s", error.message)
+        logs.flush()  # before this process is ended for it
         channel.send(LoadFailed(error.message, final=isinstance(error, CheckpointError)))
         threading.Event().wait()  # whoever has read it ends the pipe
     else:

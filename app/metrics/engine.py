@@ -1,129 +1,20 @@
-"""Every Prometheus object of the service, in groups over one injected registry.
-
-Names carry the prefix ``variations_`` and base units. Label values come from short fixed lists:
-nothing a caller sends becomes a label.
-"""
+"""Counts of the engine: of its requests, of the steps, and of the worker process."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from platform import python_version
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.metrics import disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from app import __version__
 from app.engine.process import Cause
-from app.ipc.messages import DeviceUse, StageName, StepStats, WorkStage
+from app.ipc.messages import DeviceUse, StepStats, WorkStage
+from app.metrics.http import REQUEST_SECONDS
 from app.parameters import ModelInfo, Parameters
-from app.pictures.sandbox import Reason
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unused
-
-REFUSALS = ("queue_full", "quota", "deadline", "not_ready", "draining")
 
 _WASTED = ("first", "second", "later")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STEP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_REQUEST_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-
-
-class Metrics:
-    """All groups over one registry: ``http``, ``decoders`` and ``engine``."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        ProcessCollector(registry=registry)
-        build = Info("variations_build", "The version that runs.", registry=registry)
-        build.info({"version": __version__, "python": python_version()})
-        pictures = Counter(
-            "variations_pictures_total",
-            "Pictures by outcome. A refused request counts as one picture without scheduler and "
-            "size: its form was not read.",
-            ["outcome", "scheduler", "size"],
-            registry=registry,
-        )
-        self.http = HttpMetrics(registry, pictures)
-        self.decoders = DecoderMetrics(registry)
-        self.engine = EngineMetrics(registry, pictures)
-
-
-class HttpMetrics:
-    """Counts of the HTTP layer: requests, refusals, and the time of answered requests."""
-
-    def __init__(self, registry: CollectorRegistry, pictures: Counter) -> None:
-        counter = partial(Counter, registry=registry)
-        histogram = partial(Histogram, buckets=_REQUEST_SECONDS, registry=registry)
-        self._refused = pictures.labels("refused", "", "")
-        self._requests = counter(
-            "variations_requests_total",
-            "HTTP requests by route and status; 499 is a client that disconnected.",
-            ["route", "status"],
-        )
-        self._request_seconds = histogram(
-            "variations_request_seconds",
-            "Seconds from the headers of an HTTP request to the last byte of its answer.",
-            ["route"],
-        )
-        self._refusals = counter(
-            "variations_refusals_total",
-            "Requests refused though nothing was wrong with them, by reason.",
-            ["reason"],
-        )
-        self._stage_seconds = histogram(
-            "variations_stage_seconds",
-            "Seconds an answered request spent in each stage: upload (its body arrives), read "
-            "(decoded and fitted to the encoder's input), queue (all waiting before the first "
-            "step), encode, denoise, decode, safety (checker), write (files).",
-            ["stage"],
-        )
-        for reason in REFUSALS:
-            self._refusals.labels(reason)
-        for stage in get_args(StageName):
-            self._stage_seconds.labels(stage)
-
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """One HTTP request has ended; ``route`` is a path template or ``other``."""
-        self._requests.labels(route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
-
-    def refused(self, reason: str) -> None:
-        """A request was refused for one of :data:`REFUSALS`."""
-        self._refused.inc()
-        self._refusals.labels(reason).inc()
-
-    def stages(self, seconds: Mapping[StageName, float]) -> None:
-        """A request was answered after ``seconds`` in each of its stages."""
-        for stage, length in seconds.items():
-            self._stage_seconds.labels(stage).observe(length)
-
-
-class DecoderMetrics:
-    """Counts of the decoder processes, which turn uploads into the encoder's input."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._waiting = Gauge(
-            "variations_decoder_queue_requests",
-            "Requests whose upload waits for a decoder process.",
-            registry=registry,
-        )
-        self._failures = Counter(
-            "variations_decoder_failures_total",
-            "Uploads whose decoder process was ended by a limit, or ended by itself, by reason.",
-            ["reason"],
-            registry=registry,
-        )
-        for reason in get_args(Reason):
-            self._failures.labels(reason)
-
-    def failed(self, reason: Reason) -> None:
-        """A decoder process ended before it had decoded its upload."""
-        self._failures.labels(reason).inc()
-
-    def watch(self, waiting: Callable[[], int]) -> None:
-        """Ask ``waiting`` at every scrape for the uploads that wait for a decoder process."""
-        self._waiting.set_function(waiting)
 
 
 class _RequestMetrics:
@@ -140,7 +31,7 @@ class _RequestMetrics:
         self._first_step_seconds = Histogram(
             "variations_first_step_seconds",
             "Seconds from a request's acceptance by the engine to the start of its first step.",
-            buckets=_REQUEST_SECONDS,
+            buckets=REQUEST_SECONDS,
             registry=registry,
         )
         self._wasted_steps = Counter(
