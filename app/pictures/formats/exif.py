@@ -1,5 +1,6 @@
-"""The orientation in an EXIF block (EXIF 3.0, section 4.6.5)."""
+"""The orientation in an EXIF block (EXIF 3.0, section 4.6.5), or in XMP."""
 
+import re
 import struct
 from typing import Final
 
@@ -7,6 +8,7 @@ PREFIX: Final = b"Exif\0\0"
 
 _ORIENTATION = 0x0112
 _SHORT = 3
+_IN_XMP = re.compile(rb"\btiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*([1-8])\s*[\"'<]")
 _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 
 
@@ -20,6 +22,12 @@ def orientation(block: bytes) -> int:
         return _look_up(block, order)
     except struct.error:
         return 1
+
+
+def xmp_orientation(packet: bytes) -> int:
+    """1–8; 1 where an XMP packet says none (XMP specification part 2, section 3.5)."""
+    found = _IN_XMP.search(packet)
+    return int(found[1]) if found else 1
 
 
 def _look_up(block: bytes, order: str) -> int:
