@@ -14,6 +14,7 @@ strips and tables.
 
 import ctypes
 import io
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -41,6 +42,8 @@ MAX_SIDE: Final = 65_535
 """Pixels: more than JPEG, GIF and most programs can hold is refused."""
 
 _STRIP_PIXELS = 2**18
+_TILED = 2
+"""Times the most pixels, that all tiles together may have: those at the edges are seen in part."""
 _GREY_WITHIN = 8
 _NOISES = tuple(np.random.default_rng(seed).bytes(4096).replace(b"\xff", b"") for seed in range(4))
 
@@ -94,7 +97,7 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
         contents = first_picture(data, name)
         _check_size(contents.size, max_pixels)
         if contents.tile is not None:
-            _check_size(contents.tile, max_pixels, "The picture's tiles are")
+            _check_tiles(contents.size, contents.tile, max_pixels)
         return _decoded(contents, name)
     except (BadInput, MemoryError):
         raise
@@ -138,6 +141,18 @@ def _check_size(size: Size, max_pixels: int, subject: str = "The picture is") ->
         raise TooLarge(f"{given}; no side may be longer than {MAX_SIDE:,} pixels", field=FIELD)
 
 
+def _check_tiles(size: Size, tile: Size, max_pixels: int) -> None:
+    """Each tile is decoded whole, however little of it is seen."""
+    _check_size(tile, max_pixels, "The picture's tiles are")
+    pixels = math.prod(-(-side // step) * step for side, step in zip(size, tile, strict=True))
+    if pixels > _TILED * max_pixels:
+        raise TooLarge(
+            f"The picture's tiles of {tile[0]}×{tile[1]} have {pixels:,} pixels in all; at most "
+            f"{_TILED * max_pixels:,} are accepted: save it with smaller tiles, or without",
+            field=FIELD,
+        )
+
+
 def _decoded(contents: Contents, name: str) -> Picture:
     picture = _opened(contents, contents.data, name)
     if contents.end_missing:
@@ -155,8 +170,33 @@ def _opened(contents: Contents, data: bytes, name: str) -> Picture:
     with Image.open(io.BytesIO(data), formats=(name,)) as image:
         if image.size != contents.size:
             raise ValueError(f"read as {image.size}, though its header says {contents.size}")
+        has_deep_key = (
+            any(piece.args == "RGB;16B" for piece in image.tile) and "transparency" in image.info
+        )
         image.load()
+        if has_deep_key:
+            _apply_deep_key(image, data)
         return _upright(_to_rgb(image, contents.profile), contents.orientation)
+
+
+def _apply_deep_key(image: Image.Image, data: bytes) -> None:
+    """Make the pixels of a PNG's transparent colour of 16 bits transparent.
+
+    Pillow has kept the upper bytes alone, and would take all colours for it that share those.
+    """
+    key = image.info.pop("transparency")
+    alpha = Image.new("L", image.size, "white")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as lower:
+        # Read as if the upper bytes were the lower ones.
+        lower.tile = [piece._replace(args="RGB;16L") for piece in lower.tile]
+        lower.load()
+        for (top, upper_strip), (_, lower_strip) in zip(
+            _strips(image), _strips(lower), strict=True
+        ):
+            colours = np.asarray(upper_strip).astype(np.uint16) << 8 | np.asarray(lower_strip)
+            seen = (colours != key).any(axis=-1)
+            alpha.paste(Image.fromarray(np.where(seen, 255, 0).astype(np.uint8)), (0, top))
+    image.putalpha(alpha)
 
 
 def _to_rgb(image: Image.Image, profile: bytes) -> Picture:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.support.bombs import (
     PLAIN,
     compressed_big_tiff,
     jpeg_segment,
+    png_chunk,
     saved,
 )
 from tests.support.pictures import gradient, in_mode, quarters
@@ -109,6 +111,88 @@ def test_exif_orientation_is_applied_once(file_format: str, orientation: int) ->
     pixels = decoded(saved(stored, file_format, exif=exif.tobytes()))
     assert pixels.shape == (30, 40, 3)
     assert np.abs(pixels.astype(int) - quarters()).mean() < 12
+
+
+def hex_text(exif: Image.Exif) -> bytes:
+    """The text that ImageMagick writes."""
+    block = exif.tobytes()
+    return f"\nexif\n{len(block):8}\n{block.hex()}\n".encode()
+
+
+def xmp_packet(orientation: int) -> bytes:
+    return (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description '
+        b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></x:xmpmeta>'
+    ) % orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("way", ["tEXt", "zTXt", "iTXt", "packed iTXt", "old name"])
+def test_an_orientation_in_a_text_of_a_png_is_applied(way: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    xmp = xmp_packet(orientation)
+    chunk = {
+        "tEXt": png_chunk(b"tEXt", b"Raw profile type exif\0" + hex_text(exif)),
+        "old name": png_chunk(b"tEXt", b"Raw profile type APP1\0" + hex_text(exif)),
+        "zTXt": png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(hex_text(exif))),
+        "iTXt": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        "packed iTXt": png_chunk(
+            b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0name\0" + zlib.compress(xmp)
+        ),
+    }[way]
+    stored = Image.fromarray(quarters())
+    if orientation in STORED:
+        stored = stored.transpose(STORED[orientation])
+    data = saved(stored, "PNG")
+    assert (decoded(data[:33] + chunk + data[33:]) == quarters()).all()
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 4\nno digits\n"),
+        png_chunk(b"zTXt", b"Raw profile type exif\0\0" + b"no stream"),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0"),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_packet(9)),
+        png_chunk(b"tEXt", b""),
+        png_chunk(b"eXIf", b""),
+    ],
+)
+def test_a_broken_text_of_a_png_does_not_refuse_the_picture(chunk: bytes) -> None:
+    data = saved(Image.fromarray(quarters()), "PNG")
+    assert (decoded(data[:33] + chunk + data[33:]) == quarters()).all()
+
+
+def test_the_exif_chunk_of_a_png_goes_before_its_texts() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    chunk = png_chunk(b"tEXt", b"Raw profile type exif\0" + hex_text(exif))
+    data = saved(Image.fromarray(quarters()), "PNG", exif=Image.Exif().tobytes())
+    assert b"eXIf" in data
+    assert (decoded(data[:33] + chunk + data[33:]) == quarters()).all()
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_transparent_colour_of_16_bits_is_compared_whole(interlaced: bool) -> None:
+    key = (0x1234, 0x5678, 0x9ABC)
+    near = (0x1235, 0x5678, 0x9ABC)
+    pixels = np.array([[key, near, key, (0, 0, 0)]], ">u2")
+    rows = [pixels[0]]
+    if interlaced:  # the passes that a picture of four pixels in a row has
+        rows = [pixels[0, :1], pixels[0, 2:3], pixels[0, 1::2]]
+    header = struct.pack(">IIBBBBB", 4, 1, 16, 2, 0, 0, interlaced)
+    data = b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            png_chunk(b"IHDR", header),
+            png_chunk(b"tRNS", struct.pack(">HHH", *key)),
+            png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+            png_chunk(b"IEND"),
+        )
+    )
+    white, seen = [255, 255, 255], [0x12, 0x56, 0x9A]
+    assert decoded(data)[0].tolist() == [white, seen, white, [0, 0, 0]]
 
 
 # What a camera that writes this orientation has done to the upright picture.
@@ -234,6 +318,8 @@ UNUSUAL = {
     "bmp_of_run_lengths": FormatNotAllowed,
     "bmp_of_run_lengths_beyond_the_row": FormatNotAllowed,
     "png_of_no_pixels": NotAPicture,
+    "tiff_of_one_jpeg_of_many_scans": FormatNotAllowed,
+    "tiff_of_one_sequential_jpeg_of_many_scans": FormatNotAllowed,
     "webp_whose_picture_is_larger_than_its_canvas": NotAPicture,
 }
 

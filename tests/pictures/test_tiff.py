@@ -3,6 +3,7 @@
 import io
 import struct
 import subprocess
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from app.errors import FormatNotAllowed, NotAPicture
 from app.pictures.decode import decode
-from tests.support.bombs import tiff, tiff_size
+from tests.support.bombs import saved, tiff, tiff_size, tiled_tiff
 from tests.support.tiffs import COLOURS, COMPRESSED, Kind, expected, kinds, written
 
 MOST = 3
@@ -100,6 +101,28 @@ def test_what_would_come_out_wrong_is_refused_by_name(kind: Kind, says: str) -> 
 def test_an_unusual_compression_is_refused_by_name(number: int, says: str) -> None:
     with pytest.raises(FormatNotAllowed, match=f"TIFF files with {says}"):
         decode(tiff(tiff_size(8, 8, number), bytes(64)), max_pixels=10_000)
+
+
+@pytest.mark.parametrize("tile", [(64, 64), (256, 16), (16, 512)])
+@pytest.mark.parametrize("method", [7, 8])
+def test_tiles_that_are_the_same_place_of_the_file_are_read(
+    tile: tuple[int, int], method: int
+) -> None:
+    grey = Image.new("L", tile, 77)
+    piece = saved(grey, "JPEG") if method == 7 else zlib.compress(grey.tobytes())
+    assert (decode(tiled_tiff((300, 200), tile, piece, method), max_pixels=100_000) == 77).all()
+
+
+def test_jpeg_pieces_that_lie_over_each_other_are_refused() -> None:
+    piece = saved(Image.new("L", (16, 16)), "JPEG")
+    good = tiled_tiff((32, 16), (16, 16), piece, 7)
+    start = struct.pack("<I", good.rindex(b"\xff\xd8"))
+    longer = struct.pack("<I", len(good)) * 2
+    overlapping = good.replace(struct.pack("<I", len(piece)) * 2, longer)
+    assert overlapping != good
+    assert start in overlapping
+    with pytest.raises(NotAPicture, match="damaged"):
+        decode(overlapping, max_pixels=10_000)
 
 
 @pytest.mark.parametrize("order", "<>")

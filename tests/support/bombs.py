@@ -4,6 +4,7 @@ Every bomb takes the number of bytes it may have, since most grow with the uploa
 """
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -317,6 +318,44 @@ def tiff_whose_tile_is_larger_than_its_picture(size: int) -> bytes:
     entries = tiff_size(PLAIN, PLAIN, compression=8)
     tiles = [(322, LONG, 1, 46_320), (323, LONG, 1, 46_320), (324, LONG, 1, start)]
     return tiff([*entries, *tiles, (325, LONG, 1, len(tile))], tile)
+
+
+def tiled_tiff(size: tuple[int, int], tile: tuple[int, int], piece: bytes, method: int) -> bytes:
+    """A grey picture all of whose tiles are one and the same piece of the file."""
+    count = math.prod(-(-side // step) for side, step in zip(size, tile, strict=True))
+    start = tiff_rest(10)
+    entries = [
+        *tiff_size(*size, compression=method),
+        (322, LONG, 1, tile[0]),
+        (323, LONG, 1, tile[1]),
+        (324, LONG, count, start),
+        (325, LONG, count, start + 4 * count),
+    ]
+    if count == 1:
+        return tiff([*entries[:-2], (324, LONG, 1, start), (325, LONG, 1, len(piece))], piece)
+    table = struct.pack("<I", start + 8 * count) * count + struct.pack("<I", len(piece)) * count
+    return tiff(entries, table + piece)
+
+
+@bomb
+def tiff_of_one_tall_tile_many_times(_size: int) -> bytes:
+    """The picture shows one row of each tile, and four thousand times that is decoded."""
+    tile = zlib.compress(bytes(16 * 65_520), 9)
+    return tiled_tiff((65_520, 1), (16, 65_520), tile, 8)
+
+
+@bomb
+def tiff_of_one_jpeg_of_many_scans(_size: int) -> bytes:
+    data = saved(Image.new("L", (1024, 1024)), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : data.rindex(b"\xff\xd9")]
+    return tiled_tiff((4096, 4096), (1024, 1024), data[:-2] + scan * 85 + data[-2:], 7)
+
+
+@bomb
+def tiff_of_one_sequential_jpeg_of_many_scans(_size: int) -> bytes:
+    data = saved(Image.new("L", (1024, 1024)), "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : data.rindex(b"\xff\xd9")]
+    return tiled_tiff((4096, 4096), (1024, 1024), data[:-2] + scan * 85 + data[-2:], 7)
 
 
 def _plain_tiff(*extra: tuple[int, int, int, int], rest: bytes = b"", following: int = 0) -> bytes:

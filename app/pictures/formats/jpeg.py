@@ -14,6 +14,10 @@ SIGNATURE: Final = b"\xff\xd8\xff"
 MAX_SCANS: Final = 64
 """Of a progressive picture. Each costs a walk over all of its pixels; usual are 10."""
 
+MAX_SEQUENTIAL_SCANS: Final = 4
+"""Of a picture that is not progressive: one for each of its colours."""
+
+_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDD))
 _JFIF, _EXIF, _PROFILE, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
@@ -21,6 +25,7 @@ _JFIF_BYTES = 16
 _PROFILE_PREFIX = b"ICC_PROFILE\0"
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _END_MARK: Final = bytes((0xFF, _END))
+_SCAN_MARK: Final = bytes((0xFF, _START_OF_SCAN))
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 """Markers without a segment."""
 
@@ -81,6 +86,22 @@ def read(data: bytes) -> Contents:
     )
 
 
+def is_sequential(data: bytes, parts: PartCounter) -> bool:
+    """True where every scan is of other colours, so that each pixel is gone over once.
+
+    Raises :class:`Damaged` where there is no scan; ``parts`` counts the segments before it.
+    """
+    position, marker = 2, 0
+    while marker != _START_OF_SCAN:
+        parts.add()
+        marker, position = _next_marker(_MARKER, data, position)
+        if marker in _PROGRESSIVE:
+            return False
+        if marker not in _ALONE and marker != _START_OF_SCAN:
+            position = _segment_end(data, position)
+    return data.count(_SCAN_MARK, position) < MAX_SEQUENTIAL_SCANS
+
+
 def _read_header(data: bytes, header: _Header) -> int:
     """Fill in the header; gives where the first scan begins."""
     position, parts = 2, PartCounter()
@@ -96,7 +117,7 @@ def _read_header(data: bytes, header: _Header) -> int:
 
 
 def _check_scans(data: bytes, position: int) -> None:
-    if data.count(bytes((0xFF, _START_OF_SCAN)), position) <= MAX_SCANS:
+    if data.count(_SCAN_MARK, position) <= MAX_SCANS:
         return  # even if all of these are scans and not, say, a film behind the picture
     scans, parts, marker = 0, PartCounter(), 0
     while True:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.errors import FormatNotAllowed, TooLarge
+from app.pictures.formats import jpeg
 from app.pictures.formats.contents import FIELD, MAX_PARTS, Contents, Damaged, PartCounter
 from app.pictures.formats.exif import upright_if_odd
 
@@ -14,6 +15,7 @@ SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _ORIENTATION, _SAMPLES, _PLANAR, _COLOUR_MAP, _EXTRA, _FORMAT = 274, 277, 284, 320, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT, _SUBSAMPLING, _PROFILE = 322, 323, 530, 34675
+_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 
 _DEFAULTS: Final = {
     _BITS: (1,),
@@ -33,7 +35,7 @@ _DEFAULTS: Final = {
 _OF_THE_PICTURE = frozenset(
     (
         *(_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _COLOUR_MAP, *_DEFAULTS),
-        *(273, 278, 279, 317, 324, 325, 332, 347, 529, 531, 532),
+        *(_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, 278, 317, 332, 347, 529, 531, 532),
     )
 )
 
@@ -153,6 +155,7 @@ def read(data: bytes) -> Contents:
         or _refusal_of_samples(kind)
         or _refusal_of_layout(kind)
         or _refusal_of_colours(data, layout, entries, kind)
+        or _refusal_of_jpegs(data, layout, entries, kind)
     )
     if refusal:
         raise FormatNotAllowed(
@@ -225,6 +228,29 @@ def _refusal_of_colours(
     if len(colours) != count:
         raise Damaged("its colour map has another length")
     return "with a colour map of 8 bits" if max(colours) < 256 else None
+
+
+def _refusal_of_jpegs(
+    data: bytes,
+    layout: _Layout,
+    entries: Mapping[int, _Entry],
+    kind: Kind,
+) -> str | None:
+    """A short file may have thousands of strips or tiles, all in the same place.
+
+    Only where each scan goes over pixels of its own does their number say what they cost.
+    """
+    if kind[_COMPRESSION][0] != _JPEG:
+        return None
+    places, sizes = (_TILES, _TILE_BYTES) if _TILES in entries else (_STRIPS, _STRIP_BYTES)
+    starts, lengths = (entries[tag].integers(data, layout, MAX_PARTS) for tag in (places, sizes))
+    pieces = set(zip(starts, lengths, strict=True))
+    if sum(length for _, length in pieces) > len(data):
+        raise Damaged("its pieces lie over each other")
+    parts = PartCounter()
+    if all(jpeg.is_sequential(data[start : start + length], parts) for start, length in pieces):
+        return None
+    return "with progressive JPEG compression"
 
 
 def _directory(data: bytes, layout: _Layout, start: int) -> tuple[Mapping[int, _Entry], int]:
