@@ -32,8 +32,13 @@ def test_the_dockerfile_is_clean() -> None:
     assert call("hadolint", "Dockerfile") == ""
 
 
-def test_it_works_with_a_read_only_root_and_no_privileges(image: str) -> None:
-    with running(image, *LOCKED_DOWN, VARIATIONS_API_KEYS=KEY) as container:
+@pytest.mark.parametrize(
+    ("options", "user"), [((), "10001"), (("--user=4321:0",), "4321")], ids=["own", "arbitrary"]
+)
+def test_it_works_with_a_read_only_root_and_no_privileges(
+    image: str, options: tuple[str, ...], user: str
+) -> None:
+    with running(image, *LOCKED_DOWN, *options, VARIATIONS_API_KEYS=KEY) as container:
         wait_until_ready(container.url)
         answer = post(container.url, n=2, seed=7)
         assert answer.status_code == 200, answer.text
@@ -41,7 +46,7 @@ def test_it_works_with_a_read_only_root_and_no_privileges(image: str) -> None:
             with Image.open(io.BytesIO(base64.b64decode(variation["b64_json"]))) as picture:
                 assert picture.size == (96, 96)
         call("podman", "healthcheck", "run", container.name)
-        assert call("podman", "exec", container.name, "id", "-u").strip() == "10001"
+        assert call("podman", "exec", container.name, "id", "-u").strip() == user
         call("podman", "kill", "--signal=TERM", container.name)
         assert container.wait() == 0, container.log()
         assert "Traceback" not in container.log()
