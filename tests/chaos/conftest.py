@@ -14,11 +14,16 @@ from tests.support.processes import service_process
 @pytest.fixture
 def serve(tiny_checkpoint: Path, tmp_path: Path) -> Serve:
     @contextmanager
-    def _serve(**settings: str) -> Iterator[Victim]:
+    def _serve(log: int | None = None, **settings: str) -> Iterator[Victim]:
         wishes = {"max_rows": "16", **settings}
         extra = {"CHAOS_FAULTS": str(tmp_path), "PYTHONPATH": str(FAULTS)}
         with service_process(
-            extra=extra, model=str(tiny_checkpoint), device="cpu", dtype="float32", **wishes
+            extra=extra,
+            log=log,
+            model=str(tiny_checkpoint),
+            device="cpu",
+            dtype="float32",
+            **wishes,
         ) as service:
             service.wait_for("ready:")
             with httpx.Client(base_url=service.url, timeout=30) as scraper:

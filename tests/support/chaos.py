@@ -84,6 +84,8 @@ class Victim:
 
 
 class Serve(Protocol):
-    """Starts a service over the tiny checkpoint."""
+    """Starts a service over the tiny checkpoint; its log goes to this descriptor, if any."""
 
-    def __call__(self, **settings: str) -> AbstractContextManager[Victim]: ...
+    def __call__(
+        self, log: int | None = None, **settings: str
+    ) -> AbstractContextManager[Victim]: ...

@@ -70,11 +70,15 @@ class ServiceProcess:
 
 @contextmanager
 def service_process(
-    code: str | None = None, extra: Mapping[str, str] | None = None, **settings: str
+    code: str | None = None,
+    extra: Mapping[str, str] | None = None,
+    log: int | None = None,
+    **settings: str,
 ) -> Iterator[ServiceProcess]:
     """Run the service, or Python code that serves, on a free port unless told otherwise.
 
-    Its log is a file. ``extra`` is environment besides the settings.
+    Its log is a file, or goes to the descriptor ``log``. ``extra`` is environment besides the
+    settings.
     """
     environment = {f"VARIATIONS_{name.upper()}": text for name, text in settings.items()}
     # A tiny model gains nothing from a second thread and waits for it on a busy machine.
@@ -86,7 +90,7 @@ def service_process(
             [sys.executable, *(SERVE if code is None else ("-c", code))],
             env=os.environ | environment | dict(extra or {}),
             stdout=subprocess.PIPE,
-            stderr=log_file,
+            stderr=log_file if log is None else log,
             text=True,
         ) as process,
     ):
