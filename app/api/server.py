@@ -1,6 +1,7 @@
 """Runs the application: one process, one port, a clean end."""
 
 import asyncio
+import errno
 import logging
 import math
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,7 +19,7 @@ from fastapi import FastAPI
 from app import logs
 from app.api.application import create_app
 from app.api.middleware.connections import Connections, most_connections
-from app.api.middleware.disconnect import Protocol
+from app.api.protocol import Protocol
 from app.api.state import Service
 from app.engine.engine import Engine
 from app.pictures.sandbox import Decoders
@@ -25,6 +27,8 @@ from app.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_AGAIN_SECONDS = 0.1
+_NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TELL_AGAIN_SECONDS = 60.0
 
 FAILED_STATUS = 3
 
@@ -106,6 +110,7 @@ class Server(uvicorn.Server):
         self._drain_until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(FullTable())
         await super().startup(sockets)
         for listener in sockets or ():
             logs.say(f"listening on {_url(listener)} (stop with Ctrl-C)")
@@ -163,6 +168,28 @@ class Server(uvicorn.Server):
             return
         self.service.draining = True
         self._drain_until = time.monotonic() + self.service.settings.drain_timeout
+
+
+class FullTable:
+    """Handler of an event loop's errors, which logs but now and then that no file is left to open.
+
+    asyncio tries to accept a connection thousands of times then, pauses for a second, and tells of
+    every try.
+    """
+
+    def __init__(self) -> None:
+        self._next, self._untold = 0.0, 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _NO_FILES):
+            loop.default_exception_handler(context)
+            return
+        self._untold += 1
+        if loop.time() >= self._next:
+            words = "No connection can be taken: %s (%d times); see `ulimit -n`"
+            logger.error(words, error.strerror, self._untold)
+            self._next, self._untold = loop.time() + _TELL_AGAIN_SECONDS, 0
 
 
 async def _announce_ready(engine: Engine) -> None:

@@ -4,24 +4,12 @@ import asyncio
 import select
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 T = TypeVar("T")
-
-
-class Protocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]  # of h11 or of httptools
-    """uvicorn's protocol, which tells the handlers of its requests what they came by."""
-
-    app_state: dict[str, Any]
-
-    def connection_made(self, transport: Any) -> None:
-        """Put the transport into the state of every request."""
-        self.app_state = {**self.app_state, "transport": transport}
-        super().connection_made(transport)
 
 
 async def unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:
