@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from platform import python_version
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_parser,
 )
+from prometheus_client.registry import Collector
 
 from app import __version__
 from app.ipc.messages import DeviceUse, StepStats
-from app.metrics import Metrics
+from app.metrics import MOST_RENDERINGS, Metrics
 from app.parameters import Fit, ModelInfo, Parameters, Scheduler
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -227,3 +229,21 @@ def table_of(metrics: Metrics) -> str:
 def labels_of(family: Metric) -> Iterator[str]:
     """The names of its labels, without a histogram's own."""
     return (name for name in family.samples[0].labels if name != "le")
+
+
+def test_metrics_are_rendered_some_times_a_second_however_often_they_are_asked_for() -> None:
+    registry = CollectorRegistry()
+    metrics, renderings = Metrics(registry), 0
+
+    class Counting(Collector):
+        def collect(self) -> Iterator[Metric]:
+            nonlocal renderings
+            renderings += 1
+            return iter(())
+
+    registry.register(Counting())
+    began, renderings = monotonic(), 0
+    for number in range(500):
+        content, _ = metrics.render(f"application/openmetrics-text;version=1.0.{number}")
+        assert b"variations_worker_up" in content
+    assert renderings <= MOST_RENDERINGS * (monotonic() - began + 2)

@@ -1,7 +1,6 @@
 """Pages about the service itself: index, health, readiness, metrics."""
 
 from fastapi import APIRouter
-from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -26,7 +25,9 @@ router = APIRouter(tags=["service"])
 async def index(request: Request) -> schemas.Index:
     """The service's name and version, the model it serves, and its links."""
     model = service_of(request).engine.model
-    return schemas.Index(name="variations", version=__version__, model=model, links=_LINKS)
+    prefix = request.scope.get("root_path", "")
+    links = {name: prefix + path for name, path in _LINKS.items()}
+    return schemas.Index(name="variations", version=__version__, model=model, links=links)
 
 
 @router.get("/healthz", response_model=schemas.Health)
@@ -61,6 +62,6 @@ async def readiness(request: Request) -> Response:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Everything that is counted, for Prometheus."""
-    encoder, media_type = choose_encoder(request.headers.get("accept", ""))
-    content = encoder(service_of(request).metrics.registry)
+    accept = request.headers.get("accept", "")
+    content, media_type = service_of(request).metrics.render(accept)
     return Response(content, headers={"content-type": media_type})

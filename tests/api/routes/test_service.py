@@ -61,3 +61,28 @@ def test_metrics_are_prometheus_text(client: httpx.Client) -> None:
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     assert "# TYPE variations_worker_up gauge" in response.text
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=a",
+        "application/openmetrics-text; version=1.0.0.0.x",
+        "text/plain;version=",
+        "text/plain;version=-",
+        ";q=",
+        ",,;;",
+        "application/openmetrics-text;version=0.0.1;escaping=none",
+    ],
+)
+def test_an_odd_accept_header_gets_text(client: httpx.Client, accept: str) -> None:
+    response = client.get("/metrics", headers={"accept": accept})
+    assert response.status_code == 200
+    assert "# TYPE variations_worker_up gauge" in response.text
+
+
+def test_open_metrics_are_given_to_whoever_asks(client: httpx.Client) -> None:
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+    response = client.get("/metrics", headers={"accept": accept})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
