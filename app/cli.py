@@ -55,7 +55,13 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Instead of VARIATIONS_MODEL.")] = None,
 ) -> None:
     """Serve over HTTP. Settings come from the environment (VARIATIONS_…); see the README."""
-    from app.api.server import serve as serve_forever  # noqa: PLC0415
+    try:
+        from app.api.server import serve as serve_forever  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "resource":
+            raise
+        typer.echo("The service runs on Linux and macOS; on Windows use WSL or Docker.", err=True)
+        raise typer.Exit(1) from None
 
     serve_forever(_settings(host=host, port=port, model=model))
 

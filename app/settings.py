@@ -1,7 +1,8 @@
 """Every setting of the service, read from the environment in this module and nowhere else."""
 
+import re
 from importlib.util import find_spec
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -11,6 +12,9 @@ from app.parameters import ModelConfig, Size
 
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""
+
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}")
+"""A path below which the service is found: it gets into pages, so nothing else may be in it."""
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -89,6 +93,15 @@ class Settings(BaseSettings):
     """Listen beyond loopback without API keys all the same."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated origins whose pages may call this in a browser; empty: none."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated names that requests may call the service by, `*.example.org` for all below
+    one. Empty: its own on loopback without API keys, elsewhere any."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "::1")
+    """Comma-separated addresses or networks of proxies whose `X-Forwarded-…` headers are believed;
+    `*`: of all."""
+    root_path: str = ""
+    """Path below which a proxy shows the service, such as `/variations-api`, where that proxy does
+    not say so in `X-Forwarded-Prefix`."""
     upload_timeout: Seconds = 60.0
     """Seconds in which a request's head, then its body must have arrived, and its answer must have
     been read."""
@@ -113,6 +126,12 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     """Where traces go, as `http://collector:4318` (OTLP over HTTP); needs the extra `otel`. Empty:
     nowhere."""
+
+    def names(self) -> tuple[str, ...]:
+        """Names that the service may be called by; none: any."""
+        if self.allowed_hosts or self.api_keys or not _is_loopback(self.host):
+            return self.allowed_hosts
+        return ("localhost", "127.0.0.1", "::1", self.host)
 
     def to_model_config(self) -> ModelConfig:
         """The part of the settings that says which checkpoint to load and how."""
@@ -153,7 +172,32 @@ class Settings(BaseSettings):
             raise ValueError("traces need the extra otel; the README says how to install it")
         return value or None
 
-    @field_validator("sizes", "api_keys", "cors_origins", mode="before")
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if value and not ROOT_PATH.fullmatch(value.rstrip("/")):
+            raise ValueError("a path is written like /variations-api, of letters, digits and ._~-")
+        return value.rstrip("/")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            if proxy != "*":
+                ip_network(proxy)  # says what is wrong
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if "/" in name or name.count(":") == 1:
+                raise ValueError(f"a name stands without scheme, port and path, unlike {name!r}")
+        return value
+
+    @field_validator(
+        "sizes", "api_keys", "cors_origins", "allowed_hosts", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

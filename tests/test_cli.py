@@ -97,3 +97,12 @@ def test_generate_imports_nothing_of_http(photo: Path, tmp_path: Path) -> None:
 
 def test_version() -> None:
     assert run("--version").output.strip() == __version__
+
+
+def test_where_the_system_is_not_meant_serve_says_which_are() -> None:
+    """As on Windows, where Python has no such module."""
+    code = "import sys; sys.modules['resource'] = None; sys.argv = ['variations', 'serve']\n"
+    code += "from app.cli import app; app()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr == ("The service runs on Linux and macOS; on Windows use WSL or Docker.\n")

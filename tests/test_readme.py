@@ -12,13 +12,15 @@ def settings_table() -> str:
     """The table of all settings as the README must show it."""
     lines = ["| setting | default | what it does |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, ()) else f"`{_written(field.default)}`"
+        default = "" if field.default in (None, (), "") else f"`{_written(field.default)}`"
         description = " ".join((field.description or "").split())
         lines.append(f"| `VARIATIONS_{name.upper()}` | {default} | {description} |")
     return "\n".join(lines)
 
 
 def _written(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -151,3 +151,28 @@ def test_a_worker_has_time_to_do_something(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setenv(f"VARIATIONS_{name}", "0")
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "says"),
+    [
+        ("VARIATIONS_ROOT_PATH", "variations", "/variations-api"),
+        ("VARIATIONS_ROOT_PATH", "//evil", "/variations-api"),
+        ("VARIATIONS_ROOT_PATH", "/a/<b>", "/variations-api"),
+        ("VARIATIONS_TRUSTED_PROXIES", "10.0.0.1/8", "host bits"),
+        ("VARIATIONS_TRUSTED_PROXIES", "proxy.example", "IPv4 or IPv6"),
+        ("VARIATIONS_ALLOWED_HOSTS", "https://example.org", "without scheme"),
+        ("VARIATIONS_ALLOWED_HOSTS", "example.org:8000", "without scheme, port"),
+    ],
+)
+def test_what_is_behind_a_proxy_is_checked(
+    variable: str, text: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ValidationError, match=says):
+        Settings()
+
+
+def test_a_root_path_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIATIONS_ROOT_PATH", "/variations-api/")
+    assert Settings().root_path == "/variations-api"

@@ -15,6 +15,8 @@ from app.api import problems
 from app.api.middleware.access import Access
 from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
+from app.api.middleware.origins import AllowedHosts, SameOrigin
+from app.api.middleware.proxies import Proxies
 from app.api.routes import service as pages
 from app.api.routes import variations
 from app.api.state import Service
@@ -64,8 +66,18 @@ def create_app(
                 "x-should-retry",
             ],
         )
+    if not settings.api_keys:
+        app.add_middleware(SameOrigin, origins=settings.cors_origins)
+    if names := settings.names():
+        app.add_middleware(AllowedHosts, names=names)
     app.add_middleware(Access, metrics=service.metrics, tracing=service.tracing)
     service.tracing.instrument(app)
+    app.add_middleware(
+        Proxies,
+        trusted=list(settings.trusted_proxies),
+        root_path=settings.root_path,
+        router=app.router,
+    )
     problems.install(app)
     app.include_router(pages.router)
     app.include_router(

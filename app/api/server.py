@@ -68,6 +68,7 @@ def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the application reads them
         ws="none",
         timeout_keep_alive=settings.keep_alive,
     )

@@ -6,9 +6,9 @@ here=$(dirname "$(realpath "$0")")
 tools=$(realpath -m "$1")
 mkdir -p "$tools/bin" "$tools/node"
 
-# From Debian 12: the engine, its network, a way to make root file systems, libtiff's converter.
+# From Debian 12: the engine, its network, a way to make root file systems, libtiff's converter, nginx.
 packages=(podman buildah runc fuse-overlayfs netavark aardvark-dns iptables catatonit debootstrap nodejs)
-packages+=(libtiff-tools)
+packages+=(libtiff-tools nginx-light)
 command -v npm > /dev/null || packages+=(npm)
 if ! dpkg -s "${packages[@]}" > /dev/null 2>&1; then
     apt-get update -qq

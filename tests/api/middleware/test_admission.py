@@ -27,7 +27,7 @@ def settings() -> Settings:
 
 def head(*lines: str) -> bytes:
     """A request's head whose body is announced and never sent."""
-    fixed = ("POST /variations HTTP/1.1", "Host: x", f"Content-Type: {MULTIPART}")
+    fixed = ("POST /variations HTTP/1.1", "Host: localhost", f"Content-Type: {MULTIPART}")
     return "\r\n".join((*fixed, *lines, "", "")).encode()
 
 

@@ -31,7 +31,7 @@ serve(Settings(), engine, FakeDecoders())
 SOON = 60.0
 """Seconds after which a test gives up; those of the service are 1."""
 
-HEAD = b"POST /variations HTTP/1.1\r\nhost: x\r\n"
+HEAD = b"POST /variations HTTP/1.1\r\nhost: localhost\r\n"
 REFUSED = HEAD + b"content-type: text/plain\r\ncontent-length: 1000000\r\n\r\n"
 
 
@@ -87,7 +87,7 @@ def test_a_connection_without_a_request_is_ended(
 def test_a_connection_is_kept_for_a_further_request(service: ServiceProcess) -> None:
     """Longer than a client has for its first one: a proxy keeps its connections for a minute."""
     with connect(service) as kept, connect(service) as idle:
-        get = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+        get = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
         for _ in range(2):
             kept.sendall(get)
             answer = kept.recv(2**16)
@@ -132,7 +132,7 @@ def test_nor_does_it_where_another_request_is_on_its_way_behind_it(
 ) -> None:
     with connect(service, receive_bytes=4096) as connection:
         ask_for_much(service, png, connection)
-        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert select.select([connection], [], [], SOON)[0], "there is no answer"
         assert post(service, png) == 429
         eventually(lambda: post(service, png) == 200)

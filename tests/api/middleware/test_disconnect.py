@@ -17,8 +17,8 @@ from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.scrape import eventually, value
 from tests.support.sockets import RESET_ON_CLOSE, send_request
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-UPLOAD = b"POST /variations HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPLOAD = b"POST /variations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n"
 
 BEHIND = {
     "nothing": b"",
@@ -74,7 +74,7 @@ def test_a_client_that_leaves_during_its_upload_is_counted_and_forgotten(
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port)) as half:
         half.sendall(
-            b"POST /variations HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /variations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\nExpect: 100-continue\r\n\r\n"
         )
         assert half.recv(100).startswith(b"HTTP/1.1 100 ")
@@ -99,7 +99,7 @@ def test_a_server_may_cancel_the_request_of_a_client_that_left(png: bytes) -> No
 
     async def scenario() -> None:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             posted = asyncio.create_task(client.post("/variations", files={"image": png}))
             assert await asyncio.to_thread(engine.gate.reached.acquire, timeout=60)
             posted.cancel()
