@@ -39,6 +39,17 @@ class Scheduler(StrEnum):
     UNIPC = "unipc"
 
 
+def unet_calls(scheduler: Scheduler, steps: int) -> int:
+    """UNet calls from noise to picture: some solvers need more than they have steps."""
+    match scheduler:
+        case Scheduler.PNDM:  # visits its second timestep twice
+            return steps + (steps > 1)
+        case Scheduler.HEUN | Scheduler.KDPM2:  # of second order, but for the last step
+            return 2 * steps - 1
+        case _:
+            return steps
+
+
 class Fit(StrEnum):
     """Ways in which a picture that is not square becomes the encoder's square input."""
 
@@ -76,15 +87,8 @@ class Parameters:
 
     @property
     def calls(self) -> int:
-        """UNet calls from noise to picture: some solvers need more than they have steps."""
-        steps = self.num_inference_steps
-        match self.scheduler:
-            case Scheduler.PNDM:  # visits its second timestep twice
-                return steps + (steps > 1)
-            case Scheduler.HEUN | Scheduler.KDPM2:  # of second order, but for the last step
-                return 2 * steps - 1
-            case _:
-                return steps
+        """UNet calls from noise to picture."""
+        return unet_calls(self.scheduler, self.num_inference_steps)
 
     def seed_of(self, index: int) -> int:
         """The seed of variation ``index``: alone, with ``n=1``, it makes the same picture."""
@@ -146,8 +150,9 @@ class ModelConfig:
 class ModelInfo:
     """A loaded checkpoint: its identity, and the defaults of a request that names nothing.
 
-    ``sizes`` are the ``(width, height)`` pixels a request may ask for, the default first;
-    ``device`` and ``dtype`` are torch's names for them.
+    ``schedulers`` are those that a request may ask for, ``scheduler`` among them. ``sizes`` are the
+    ``(width, height)`` pixels it may ask for, the default first; ``device`` and ``dtype`` are
+    torch's names for them.
     """
 
     id: str
@@ -155,6 +160,7 @@ class ModelInfo:
     guidance_scale: float
     num_inference_steps: int
     scheduler: Scheduler
+    schedulers: tuple[Scheduler, ...]
     fit: Fit
     sizes: tuple[Size, ...]
     device: str
@@ -191,18 +197,32 @@ class Wishes:
     fit: Fit | None = None
 
     def resolve(self, model: ModelInfo) -> Parameters:
-        """Every default filled in. Raises :class:`InvalidParameter` for a size or a seed."""
+        """Every default filled in.
+
+        Raises :class:`InvalidParameter` for a size or solver not offered, and for a seed.
+        """
         width, height = self._size(model)
         return model.defaults(
             n=self.n,
             guidance_scale=_given(self.guidance_scale, model.guidance_scale),
             num_inference_steps=_given(self.num_inference_steps, model.num_inference_steps),
-            scheduler=_given(self.scheduler, model.scheduler),
+            scheduler=self._scheduler(model),
             seed=self._seed(),
             width=width,
             height=height,
             fit=_given(self.fit, model.fit),
         )
+
+    def _scheduler(self, model: ModelInfo) -> Scheduler:
+        scheduler = _given(self.scheduler, model.scheduler)
+        if scheduler not in model.schedulers:
+            offered = ", ".join(each.value for each in model.schedulers)
+            raise InvalidParameter(
+                f"{scheduler.value} is not offered with this checkpoint; "
+                f"scheduler can be {offered}",
+                field="scheduler",
+            )
+        return scheduler
 
     def _size(self, model: ModelInfo) -> Size:
         default_width, default_height = model.sizes[0]

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from app import __version__
 from app.cli import app
 from app.parameters import MAX_SEED
+from tests.support.checkpoints import configure, make_checkpoint
 
 
 @pytest.fixture
@@ -106,3 +107,25 @@ def test_where_the_system_is_not_meant_serve_says_which_are() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr == ("The service runs on Linux and macOS; on Windows use WSL or Docker.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--scheduler", "pndm"), "scheduler can be ddim, euler"),
+        (("--scheduler", "deis", "--steps", 61), "num_inference_steps can be 1, 2, 5, 20, 50"),
+    ],
+)
+def test_generate_names_what_the_checkpoint_offers_instead(
+    options: tuple[object, ...],
+    says: str,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    configure(folder, "scheduler", skip_prk_steps=None, num_train_timesteps=60)
+    monkeypatch.setenv("VARIATIONS_MODEL", str(folder))
+    result = run("generate", photo, *options, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert says in " ".join(result.output.split())

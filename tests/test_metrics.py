@@ -27,8 +27,8 @@ STEP = StepStats(0.03, 6, 8, (64, 64), MEMBERS, schedules=2, waiting_rows=4, cap
 USE = DeviceUse(used=1, reserved=2, occupied=3, total=4, busy=None)
 MODEL = ModelInfo(
     id="demo", revision=None, guidance_scale=3.0, num_inference_steps=25,
-    scheduler=Scheduler.DDIM, fit=Fit.SQUASH, sizes=((64, 64),), device="cpu",
-    dtype="float32", safety_checker=True,
+    scheduler=Scheduler.DDIM, schedulers=(Scheduler.DDIM,), fit=Fit.SQUASH, sizes=((64, 64),),
+    device="cpu", dtype="float32", safety_checker=True,
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Parameters, the conditions they make, and wishes resolved into them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,16 @@ def test_a_size_that_is_not_offered_is_refused_with_those_that_are(
     with pytest.raises(InvalidParameter, match="can be 64x64, 96x64") as refusal:
         Wishes(**fields).resolve(MODEL)
     assert refusal.value.field == wrong
+
+
+def test_a_solver_that_is_not_offered_is_refused_with_those_that_are() -> None:
+    model = replace(MODEL, schedulers=(Scheduler.DDIM, Scheduler.LMS))
+    assert Wishes(scheduler=Scheduler.LMS).resolve(model).scheduler == Scheduler.LMS
+    with pytest.raises(
+        InvalidParameter, match=r"pndm is not offered .* can be ddim, lms"
+    ) as refusal:
+        Wishes(scheduler=Scheduler.PNDM).resolve(model)
+    assert refusal.value.field == "scheduler"
 
 
 def test_a_random_seed_leaves_room_for_the_last_variation(

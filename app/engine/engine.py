@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 _ERRORS: dict[Failure, Callable[[str], VariationsError]] = {
     "failed": GenerationFailed,
     "memory": OutOfMemory,
-    "parameters": lambda message: InvalidParameter(message, field="parameters"),
+    "steps": lambda message: InvalidParameter(message, field="num_inference_steps"),
 }
 
 

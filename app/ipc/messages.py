@@ -163,9 +163,9 @@ class Done:
     steps: int
 
 
-Failure = Literal["failed", "memory", "parameters"]
+Failure = Literal["failed", "memory", "steps"]
 """Why a request alone could not be served: something went wrong with it, it does not fit in the
-device's memory, or the model cannot do what its parameters ask."""
+device's memory, or its solver cannot make its number of steps."""
 
 
 @dataclass(frozen=True, slots=True)

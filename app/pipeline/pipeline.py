@@ -1,7 +1,6 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 from typing import Self
 
 import numpy as np
@@ -21,7 +20,7 @@ from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
-from app.pipeline.solver import own_scheduler, solver_table
+from app.pipeline.solver import Solvers
 
 
 class Pipeline:
@@ -37,7 +36,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, model: ModelInfo, parts: Parts, device: torch.device, preprocessing: Preprocessing
+        self,
+        model: ModelInfo,
+        parts: Parts,
+        solvers: Solvers,
+        device: torch.device,
+        preprocessing: Preprocessing,
     ) -> None:
         self.model = model
         self.preprocessing = preprocessing
@@ -48,7 +52,7 @@ class Pipeline:
         self._denoiser = eager(parts.unet)
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
-        self._table = cache(partial(solver_table, config=parts.scheduler_config))
+        self._solvers = solvers
 
     @classmethod
     def load(cls, config: ModelConfig, progress: Report | None = None) -> Self:
@@ -67,6 +71,7 @@ class Pipeline:
         dtypes = choose_dtypes(config.dtype, device, defaults.cpu_dtype)
         report("loading", None)
         parts = load_parts(folder, dtypes, config.safety_checker)
+        solvers = Solvers(parts.scheduler_config, defaults.num_inference_steps, defaults.scheduler)
         local = is_local(config.model)
         info = ModelInfo(
             # A folder by its name alone: answers tell nobody how this machine is laid out.
@@ -74,7 +79,8 @@ class Pipeline:
             revision=None if local else revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,
-            scheduler=defaults.scheduler or own_scheduler(parts.scheduler_config),
+            scheduler=solvers.default,
+            schedulers=solvers.offered,
             fit=defaults.fit,
             sizes=_offered(parts, config.sizes),
             device=str(device),
@@ -88,7 +94,16 @@ class Pipeline:
             mean=tuple(parts.feature_extractor.image_mean),
             std=tuple(parts.feature_extractor.image_std),
         )
-        return cls(info, parts, device, preprocessing)
+        return cls(info, parts, solvers, device, preprocessing)
+
+    def dtype(self, part: str) -> torch.dtype:
+        """The number type of ``unet``, ``vae``, ``image_encoder`` or ``safety_checker``."""
+        dtype: torch.dtype = getattr(self._parts, part).dtype
+        return dtype
+
+    def fewest_steps(self, least: int) -> int:
+        """The smallest number of steps from ``least`` on that the default solver surely makes."""
+        return self._solvers.fewest_steps(least)
 
     def free_memory(self) -> None:
         """Give back to the device what the allocator keeps for later, to be tried anew."""
@@ -121,8 +136,11 @@ class Pipeline:
 
     @torch.inference_mode()
     def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
-        """Variation ``index`` of a request before its first step."""
-        table = self._table(parameters.scheduler, parameters.num_inference_steps)
+        """Variation ``index`` of a request before its first step.
+
+        Raises :class:`InvalidParameter` where its solver cannot make its number of steps.
+        """
+        table = self._solvers.table(parameters.scheduler, parameters.num_inference_steps)
         noise = self._noise(parameters.seed_of(index), parameters.size)
         return Sample.from_noise(noise.to(self._device), parameters.size, rows, table)
 

@@ -6,13 +6,16 @@ Every solver here is a linear recurrence over the last samples ``x`` and model o
 
 The coefficients are found by running diffusers' class once on basis vectors: the initial sample is
 the first unit vector, the i-th model output the (i+1)-th, so that each sample the class returns
-*is* its own expansion; what is left is one small least-squares problem a step. Nothing of diffusers
-is called once a table exists.
+*is* its own expansion; what is left is one small least-squares problem a step. Random numbers run
+beside the basis vectors, and the table must make of them what the class did: so every table is
+proven as it is built. Nothing of diffusers is called once a table exists.
 """
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import diffusers
@@ -20,8 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.errors import CheckpointError
-from app.parameters import Scheduler
+from app.errors import CheckpointError, InvalidParameter
+from app.parameters import MAX_STEPS, Scheduler, unet_calls
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_TERMS = 3
 OUTPUT_TERMS = 4
@@ -29,6 +34,8 @@ OUTPUT_TERMS = 4
 # Clipping and thresholding are for pictures: on latents they would break the recurrence.
 _OF_LATENTS = {"clip_sample": False, "thresholding": False}
 _DPM = {"thresholding": False, "algorithm_type": "dpmsolver++"}
+# What makes another solver of a class: a checkpoint that asks for it does not ask for ours.
+_KINDS = {"use_karras_sigmas": False, "algorithm_type": "dpmsolver++"}
 _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.PNDM: ("PNDMScheduler", {}),
     Scheduler.DDIM: ("DDIMScheduler", _OF_LATENTS),
@@ -47,6 +54,13 @@ _CLASSES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
 # Measured residuals are below 1e-14 where a class computes in float64 and below 1e-6 where it casts
 # to float32; a solver that is not a recurrence of this form misses by far more.
 _LARGEST_RESIDUAL = 1e-5
+
+_TRIALS = 8
+_LARGEST_DEVIATION = 1e-4
+"""Of a table's random run from its class's, in units of the largest number of that call."""
+
+_PROVEN_STEPS = 1, 2, 5, 20, MAX_STEPS
+"""Step counts, beside the checkpoint's default, whose tables are built at load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,74 +85,213 @@ class SolverTable:
         return len(self.timesteps)
 
 
-def own_scheduler(config: Mapping[str, Any]) -> Scheduler:
-    """The solver that a checkpoint's scheduler config names, PNDM where it is no table."""
-    karras = bool(config.get("use_karras_sigmas"))
+class Solvers:
+    """The solvers that a checkpoint's scheduler config allows, and their tables, each built once.
+
+    ``offered`` are those that make the default number of steps. ``default`` is one of them:
+    ``wished``, or the config's own, where that is offered.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], default_steps: int, wished: Scheduler | None = None
+    ) -> None:
+        """Build and prove tables of all solvers, in half a second; log what is not offered.
+
+        Raises :class:`CheckpointError` where no solver makes the default number of steps.
+        """
+        self._table = cache(partial(solver_table, config=config))
+        self._counts: dict[Scheduler, list[int]] = {}
+        refused: dict[Scheduler, str] = {}
+        for scheduler in Scheduler:
+            try:
+                self._table(scheduler, default_steps)
+            except CheckpointError as error:
+                refused[scheduler] = error.message
+                logger.info("Not offered: %s", error.message)
+            else:
+                self._counts[scheduler] = self._proven(scheduler, default_steps)
+        own = wished or own_scheduler(config)
+        if not self._counts:
+            raise CheckpointError(
+                "no solver suits the checkpoint's scheduler config: "
+                f"{refused[own or Scheduler.DDIM]}"
+            )
+        self.offered = tuple(self._counts)
+        self.default = own if own in self._counts else self.offered[0]
+        if self.default != own:
+            logger.warning(
+                "The checkpoint's own scheduler, %s, is not offered: %s. The default is %s",
+                wished or config.get("_class_name") or "not named",
+                refused[own] if own else "it is none of the deterministic solvers known here",
+                self.default,
+            )
+
+    def _proven(self, scheduler: Scheduler, default_steps: int) -> list[int]:
+        """Step counts, from few to many, that the solver is now known to make."""
+        counts = []
+        for steps in sorted({default_steps, *_PROVEN_STEPS}):
+            try:
+                self._table(scheduler, steps)
+            except CheckpointError as error:
+                logger.info("Not offered: %s", error.message)
+            else:
+                counts.append(steps)
+        return counts
+
+    def table(self, scheduler: Scheduler, steps: int) -> SolverTable:
+        """The table of an offered solver.
+
+        Raises :class:`InvalidParameter` where there is none with so many steps.
+        """
+        if scheduler not in self._counts:
+            raise InvalidParameter(
+                f"{scheduler.value} is not offered with this checkpoint", field="scheduler"
+            )
+        try:
+            return self._table(scheduler, steps)
+        except CheckpointError as error:
+            logger.warning("A request is refused: %s", error.message)
+            counts = ", ".join(str(count) for count in self._counts[scheduler])
+            raise InvalidParameter(
+                f"With this checkpoint {scheduler.value} cannot make {steps} steps; "
+                f"num_inference_steps can be {counts}, for example",
+                field="num_inference_steps",
+            ) from error
+
+    def fewest_steps(self, least: int) -> int:
+        """The smallest number of steps from ``least`` on that the default is known to make.
+
+        The largest of all where it is smaller.
+        """
+        counts = self._counts[self.default]
+        return next((count for count in counts if count >= least), counts[-1])
+
+
+def own_scheduler(config: Mapping[str, Any]) -> Scheduler | None:
+    """The solver that a checkpoint's scheduler config names, ``None`` where it is none of ours."""
     for scheduler, (name, overrides) in _CLASSES.items():
-        same_sigmas = overrides.get("use_karras_sigmas", karras) == karras
-        if name == config.get("_class_name") and same_sigmas:
+        kinds = overrides.keys() & _KINDS.keys()
+        if name == config.get("_class_name") and all(
+            (config.get(key) or _KINDS[key]) == overrides[key] for key in kinds
+        ):
             return scheduler
-    return Scheduler.PNDM
+    return None
 
 
 def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> SolverTable:
-    """Read the table of ``scheduler`` with ``steps`` steps out of diffusers' class.
+    """Read the table of ``scheduler`` with ``steps`` steps out of diffusers' class, and prove it.
 
     ``config`` is the checkpoint's scheduler config. Raises :class:`CheckpointError` where the
     config does not suit the solver or makes it something else than a linear recurrence.
     """
+    said = f"the checkpoint's scheduler config does not suit {scheduler.value} with {steps} steps"
     try:
-        with warnings.catch_warnings():
-            # NumPy 2's remarks on how diffusers mixes tensors and arrays.
-            warnings.filterwarnings("ignore", message="__array", category=DeprecationWarning)
-            solver, input_scales, samples = _probed(scheduler, steps, config)
-        coefficients, residual = _fitted(samples)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # Remarks on diffusers' code and on its numbers, which are looked at below.
+            warnings.simplefilter("ignore")
+            run = _probed(scheduler, steps, config)
+            table = run.table()
     except Exception as error:
         # diffusers' classes raise whatever a config that they were not written for leads to.
-        raise CheckpointError(
-            f"the checkpoint's scheduler config does not suit {scheduler.value} with {steps} "
-            f"steps: {error}"
-        ) from error
-    if residual > _LARGEST_RESIDUAL:
-        raise CheckpointError(
-            f"the checkpoint's scheduler config makes {scheduler.value} with {steps} steps no "
-            f"linear recurrence (residual {residual:.1e})"
-        )
-    return SolverTable(
-        float(solver.init_noise_sigma),
-        solver.timesteps.double().numpy().astype(np.float32),
-        input_scales.astype(np.float32),
-        coefficients.astype(np.float32),
-        residual,
-    )
+        words = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{said}: {type(error).__name__}: {words}") from error
+    if wrong := _disproof(table, run, unet_calls(scheduler, steps)):
+        raise CheckpointError(f"{said}: {wrong}")
+    return table
 
 
-def _probed(
-    scheduler: Scheduler, steps: int, config: Mapping[str, Any]
-) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
-    """diffusers' scheduler after one run on basis vectors, its input scales, and its samples.
+class _QuickLMS(diffusers.LMSDiscreteScheduler):  # type: ignore[misc]
+    """diffusers' class, which integrates numerically over tensors of one number each."""
 
-    Row i of the samples, ``[calls + 1, calls + 1]``, is ``x[i]`` in the basis of (x[0], e[0],
-    e[1], …).
+    sigmas: Any
+
+    def get_lms_coefficient(self, *arguments: int) -> float:
+        sigmas = self.sigmas
+        self.sigmas = sigmas.tolist()
+        try:
+            return float(super().get_lms_coefficient(*arguments))
+        finally:
+            self.sigmas = sigmas
+
+
+class _QuickKDPM2(diffusers.KDPM2DiscreteScheduler):  # type: ignore[misc]
+    """diffusers' class, which looks up every timestep with tensors and arrays mixed."""
+
+    def _sigma_to_t(self, sigma: Any, log_sigmas: Any) -> Any:
+        return super()._sigma_to_t(np.asarray(sigma), np.asarray(log_sigmas))
+
+    def set_timesteps(self, num_inference_steps: int, *others: Any) -> None:
+        # Its constructor asks for as many as in training, which nobody reads.
+        super().set_timesteps(min(num_inference_steps, MAX_STEPS), *others)
+
+
+_QUICKER = {"LMSDiscreteScheduler": _QuickLMS, "KDPM2DiscreteScheduler": _QuickKDPM2}
+"""Classes that take seconds as they are, and milliseconds so."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of a diffusers class: ``calls`` steps of basis vectors and of random numbers.
+
+    Row i of ``basis``, ``[calls + 1, calls + 1]``, is ``x[i]`` in the basis of (x[0], e[0], e[1],
+    …). ``trial`` ``[calls + 1, trials]`` is what became of random samples with the model outputs
+    ``trial_outputs``, ``[calls, trials]``.
     """
+
+    noise_scale: float
+    timesteps: NDArray[np.float64]
+    input_scales: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    trial: NDArray[np.float64]
+    trial_outputs: NDArray[np.float64]
+
+    def table(self) -> SolverTable:
+        """The table that it shows, not yet proven."""
+        coefficients, residual = _fitted(self.basis)
+        return SolverTable(
+            self.noise_scale,
+            self.timesteps.astype(np.float32),
+            self.input_scales.astype(np.float32),
+            coefficients.astype(np.float32),
+            residual,
+        )
+
+
+def _probed(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> _Run:
     name, overrides = _CLASSES[scheduler]
-    solver = getattr(diffusers, name).from_config(config, **overrides)
+    solver = _QUICKER.get(name, getattr(diffusers, name)).from_config(config, **overrides)
     solver.set_timesteps(steps)
-    size = 1 + len(solver.timesteps)
+    calls = len(solver.timesteps)
     # UniPC mixes its sample with float32 tables of its own, so it is probed in float32.
     dtype = torch.float32 if scheduler is Scheduler.UNIPC else torch.float64
-    sample, *outputs = torch.eye(size, dtype=dtype).view(size, 1, size, 1, 1)
-    samples, input_scales = [sample], np.ones(size - 1)
+    random = torch.randn(1 + calls, _TRIALS, generator=torch.Generator().manual_seed(0))
+    random[0] *= float(solver.init_noise_sigma)
+    both = torch.cat([torch.eye(1 + calls), random], dim=1).to(dtype)
+    sample, *outputs = both.view(1 + calls, 1, -1, 1, 1)
+    samples, input_scales = [sample], np.ones(calls)
     for i, timestep in enumerate(solver.timesteps):
         scaled = solver.scale_model_input(sample, timestep)
         input_scales[i] = float(scaled.norm() / sample.norm())
         sample = solver.step(outputs[i], timestep, sample).prev_sample
         samples.append(sample)
-    return solver, input_scales, torch.stack(samples).flatten(1).double().numpy()
+    ran = torch.stack(samples).flatten(1).double().numpy()
+    return _Run(
+        noise_scale=float(solver.init_noise_sigma),
+        timesteps=solver.timesteps.double().numpy(),
+        input_scales=input_scales,
+        basis=ran[:, : 1 + calls],
+        trial=ran[:, 1 + calls :],
+        trial_outputs=random[1:].double().numpy(),
+    )
 
 
 def _fitted(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Coefficients ``[calls, SAMPLE_TERMS + OUTPUT_TERMS]`` and the largest error."""
+    """Coefficients ``[calls, SAMPLE_TERMS + OUTPUT_TERMS]`` and the largest error.
+
+    Raises :class:`ValueError` for samples that are not finite, which LAPACK would complain of.
+    """
+    if not np.isfinite(samples).all():
+        raise ValueError("its numbers are not finite")
     size = len(samples)
     coefficients = np.zeros((size - 1, SAMPLE_TERMS + OUTPUT_TERMS))
     worst = 0.0
@@ -152,3 +305,24 @@ def _fitted(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
         coefficients[i, :xs] = solution[:xs]
         coefficients[i, SAMPLE_TERMS : SAMPLE_TERMS + es] = solution[xs:]
     return coefficients, worst
+
+
+def _disproof(table: SolverTable, run: _Run, calls: int) -> str | None:
+    """Why the table is not to be used, if there is a reason."""
+    if table.calls != calls:
+        return f"it calls the model {table.calls} times, not {calls}"
+    numbers = table.noise_scale, table.timesteps, table.input_scales, table.coefficients
+    if not all(np.isfinite(each).all() for each in numbers):
+        return "its numbers are not finite"
+    if table.residual > _LARGEST_RESIDUAL:
+        return f"it is no linear recurrence (residual {table.residual:.1e})"
+    samples = [run.trial[0]]
+    for i, weights in enumerate(table.coefficients.astype(np.float64)):
+        terms = [samples[max(i - k, 0)] for k in range(SAMPLE_TERMS)]
+        terms += [run.trial_outputs[max(i - k, 0)] for k in range(OUTPUT_TERMS)]
+        samples.append(weights @ np.stack(terms))  # what is before the first has weight 0
+    misses = np.abs(samples - run.trial).max(axis=1) / np.abs(run.trial).max(axis=1)
+    deviation = float(misses.max())
+    if not deviation <= _LARGEST_DEVIATION:
+        return f"random numbers come out of it otherwise (by {deviation:.1e})"
+    return None

@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import NoReturn
 
+from app.errors import InvalidParameter
 from app.ipc.messages import (
     Cancel,
     DecodeStats,
@@ -272,6 +273,8 @@ class Worker:
         """Let an error in here fail the request, and nothing else unless the device is lost."""
         try:
             yield
+        except InvalidParameter as error:  # nothing has failed: it asks for what there is not
+            self._fail(request_id, *for_the_caller(error, message))
         except Exception as error:
             raise_if_lost(error)
             extra = {"request_id": request_id}

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from app.errors import CheckpointError, VariationsError
+from app.errors import InvalidParameter, VariationsError
 from app.ipc.messages import Failure, WorkStage
 from app.pipeline.devices import ran_out_of_memory
 
@@ -89,8 +89,8 @@ def raise_if_lost(error: Exception) -> None:
 def for_the_caller(error: Exception, otherwise: str) -> tuple[str, Failure]:
     """Our own words about an error, and never those of a library."""
     match error:
-        case CheckpointError():
-            return error.message, "parameters"
+        case InvalidParameter():
+            return error.message, "steps"
         case VariationsError():
             return error.message, "failed"
         case _ if ran_out_of_memory(error):

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.checkpoints import configure, make_checkpoint
 from tests.support.client import Post
 from tests.support.pictures import quarters
 from tests.support.problems import assert_problem
@@ -194,3 +195,43 @@ def test_a_refused_deadline_tells_when_to_come_back(
 def test_an_answer_tells_what_was_predicted_for_it(post: Post) -> None:
     timings = post(num_inference_steps=30, n=2).json()["timings"]
     assert 0 < timings["predicted"] < 10 * timings["total"]
+
+
+def test_a_checkpoint_with_a_scheduler_that_there_is_no_table_of_serves_by_default(
+    tmp_path: Path, png: bytes
+) -> None:
+    folder = make_checkpoint(tmp_path / "ancestral")
+    configure(
+        folder,
+        "scheduler",
+        _class_name="EulerAncestralDiscreteScheduler",
+        skip_prk_steps=None,
+        num_train_timesteps=60,
+    )
+    with service_process(model=str(folder), device="cpu", dtype="float32", max_rows="4") as service:
+        service.wait_for("ready:")
+
+        def post(**fields: str) -> httpx.Response:
+            url = f"{service.url}/variations"
+            return httpx.post(url, files={"image": ("a.png", png)}, data=fields, timeout=60)
+
+        model = httpx.get(service.url).json()["model"]
+        offered = ["ddim", "euler", "lms", "heun", "kdpm2", "deis", "dpmsolver++"]
+        assert model["scheduler"] == "ddim"
+        assert model["schedulers"] == [*offered, "dpmsolver++_karras", "unipc"]
+        assert post().json()["parameters"]["scheduler"] == "ddim"
+        assert post(scheduler="dpmsolver++_karras", num_inference_steps="100").status_code == 200
+        for fields, wrong, says in (
+            ({"scheduler": "pndm"}, "scheduler", "can be ddim, euler, lms"),
+            ({"num_inference_steps": "61"}, "num_inference_steps", "1, 2, 5, 20, 50"),
+            (
+                {"num_inference_steps": "100", "scheduler": "deis"},
+                "num_inference_steps",
+                "deis cannot make 100 steps",
+            ),
+        ):
+            [error] = assert_problem(post(**fields), 422)["errors"]
+            assert error["field"] == wrong
+            assert says in error["message"]
+        service.signal(signal.SIGINT)
+        service.assert_clean_end()

@@ -11,6 +11,7 @@ from PIL import Image
 from app.pipeline import Decoded, Pipeline, decoding
 from app.pipeline.checkpoint import Dtypes, Parts, load_parts
 from app.pipeline.safety import Safety
+from app.pipeline.solver import Solvers
 from tests.support.checkpoints import flag_everything, make_checkpoint
 from tests.support.pipelines import condition_of, draw
 
@@ -72,7 +73,8 @@ def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(
 ) -> None:
     unet: Any = parts.unet
     unet.conv_out.weight.fill_(float("nan"))
-    pipeline = Pipeline(tiny.model, parts, torch.device("cpu"), tiny.preprocessing)
+    solvers = Solvers(parts.scheduler_config, 2)
+    pipeline = Pipeline(tiny.model, parts, solvers, torch.device("cpu"), tiny.preprocessing)
     parameters = tiny.model.defaults(n=2, num_inference_steps=2)
     for decoded in pipeline.generate(condition_of(pipeline, draw(1), parameters), parameters):
         assert decoded.picture is None

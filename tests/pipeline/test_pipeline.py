@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed
+from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed, InvalidParameter
 from app.parameters import (
     Condition,
     ConditionRow,
@@ -21,7 +21,7 @@ from app.parameters import (
 from app.pipeline import Pipeline, devices
 from app.pipeline.checkpoint import load_parts
 from app.pipeline.known import known
-from tests.support.checkpoints import make_checkpoint
+from tests.support.checkpoints import configure, make_checkpoint
 from tests.support.pipelines import condition_of, draw, start
 from tests.support.reference import Reference
 from tests.support.requests import encoder_input
@@ -131,6 +131,48 @@ def test_model_info_says_what_was_loaded(tiny_folder: Path) -> None:
     assert (model.guidance_scale, model.num_inference_steps) == (3.0, 50)
     assert (model.scheduler, model.fit) == (Scheduler.PNDM, Fit.SQUASH)
     assert not load(tiny_folder, safety_checker=False).model.safety_checker
+
+
+def test_model_info_lists_the_solvers_that_the_checkpoint_allows(
+    tiny: Pipeline, tmp_path: Path
+) -> None:
+    assert tiny.model.schedulers == tuple(Scheduler)
+    folder = make_checkpoint(tmp_path / "mine")
+    configure(
+        folder, "scheduler", _class_name="EulerAncestralDiscreteScheduler", skip_prk_steps=None
+    )
+    model = load(folder).model
+    assert Scheduler.PNDM not in model.schedulers
+    assert model.scheduler == model.schedulers[0] == Scheduler.DDIM
+
+
+def test_a_default_of_the_checkpoints_own_that_cannot_be_gives_way(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    configure(folder, "scheduler", prediction_type="v_prediction")
+    (folder / "variations.json").write_text('{"scheduler": "lms", "num_inference_steps": 20}')
+    model = load(folder).model
+    assert Scheduler.LMS not in model.schedulers
+    assert model.scheduler == Scheduler.PNDM
+
+
+def test_a_checkpoint_whose_scheduler_suits_no_solver_is_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    configure(folder, "scheduler", beta_schedule="crooked")
+    with pytest.raises(CheckpointError, match=r"no solver suits .* crooked"):
+        load(folder)
+
+
+def test_steps_that_a_solver_cannot_make_are_refused_before_the_first_one(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    configure(folder, "scheduler", num_train_timesteps=60)
+    pipeline = load(folder)
+    rows = pipeline.condition(Condition.guided(encoder_input(), 3.0))
+    for steps, scheduler in ((100, Scheduler.DDIM), (61, Scheduler.DEIS)):
+        with pytest.raises(InvalidParameter, match=f"cannot make {steps} steps") as refusal:
+            pipeline.start(
+                rows, pipeline.model.defaults(num_inference_steps=steps, scheduler=scheduler), 0
+            )
+        assert refusal.value.field == "num_inference_steps"
 
 
 def test_a_checkpoint_may_say_how_it_was_trained(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -117,6 +117,23 @@ def flag_everything(folder: Path) -> None:
     with torch.no_grad():
         checker.concept_embeds_weights.fill_(-2.0)
     checker.save_pretrained(folder / "safety_checker")
+
+
+def configure(folder: Path, part: str, **changes: object) -> None:
+    """Change keys of a part's config in ``folder``; ``None`` takes a key away."""
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    config = json.loads(path.read_text()) | changes
+    kept = {key: value for key, value in config.items() if value is not None}
+    path.write_text(json.dumps(kept))
+
+
+def enlarge(folder: Path, part: str, weight: str, largest: float) -> None:
+    """Scale one weight of a part in ``folder``, saved as safetensors, up to this largest number."""
+    [path] = (folder / part).glob("*.safetensors")
+    weights = load_file(path)
+    wide = weights[weight].double()
+    weights[weight] = (wide * (largest / wide.abs().max())).float()
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def _modules(kind: Kind, safety_checker: bool) -> Any:

@@ -13,6 +13,7 @@ MODEL = ModelInfo(
     guidance_scale=3.0,
     num_inference_steps=4,
     scheduler=Scheduler.DDIM,
+    schedulers=tuple(Scheduler),
     fit=Fit.SQUASH,
     sizes=((64, 64), (96, 64)),
     device="cpu",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.errors import CheckpointError, GenerationFailed
+from app.errors import GenerationFailed, InvalidParameter
 from app.ipc.messages import Failed, RanOut, StepStats, WorkStage
 from app.parameters import Condition, ModelConfig, Parameters
 from app.pipeline import Decoded, Pipeline, Row, Sample, Step
@@ -101,7 +101,8 @@ def test_the_one_that_fails_is_found_in_halves() -> None:
 def test_callers_read_our_words_and_never_a_librarys() -> None:
     assert for_the_caller(RuntimeError("at /secret/path"), "failed") == ("failed", "failed")
     assert for_the_caller(GenerationFailed("too bright"), "failed") == ("too bright", "failed")
-    assert for_the_caller(CheckpointError("no ddim"), "failed") == ("no ddim", "parameters")
+    wrong = InvalidParameter("not 50", field="num_inference_steps")
+    assert for_the_caller(wrong, "failed") == ("not 50", "steps")
     for error in SHORTAGES:
         assert for_the_caller(error, "failed") == (NOT_ENOUGH_MEMORY, "memory")
 
