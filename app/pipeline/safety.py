@@ -11,7 +11,7 @@ from torch import Tensor
 
 from app.pictures import Picture
 
-_UNCHECKED = "the safety checker could not judge the picture: its numbers are not finite"
+UNCHECKED = "the safety checker could not judge the picture: its numbers are not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +57,5 @@ class Safety:
 def _judged(picture: Picture, flag: bool, sound: bool) -> Decoded:
     # Numbers that are not finite compare as below every threshold: the checker would pass them.
     if not sound:
-        return Decoded(None, error=_UNCHECKED)
+        return Decoded(None, error=UNCHECKED)
     return Decoded(None, flagged=True) if flag else Decoded(picture)

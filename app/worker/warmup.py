@@ -2,16 +2,21 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 
 import numpy as np
+import torch
 
+from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed
 from app.ipc.messages import Ready, Start
-from app.parameters import Condition, Parameters, Scheduler
-from app.pipeline import Pipeline, Row
+from app.parameters import Condition
+from app.pipeline import Pipeline, Row, Sample
 from app.pipeline.devices import ran_out_of_memory
+from app.pipeline.safety import UNCHECKED
 from app.scheduling.row_cap import SMALLEST_CAP, find_row_cap
+from app.worker.retry import raise_if_lost
 
 FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not
@@ -29,7 +34,14 @@ def warm_up(pipeline: Pipeline, start: Start) -> Ready:
     """Make a picture, so that no request pays for what only the first one must, and find the cap.
 
     The cap is the configured one, or follows from an earlier worker's times, or from new ones.
+    Raises :class:`CheckpointError` where no picture comes out of it, and
+    :class:`DeviceUnavailable` where the device's memory does not hold one.
     """
+    with _explaining(pipeline):
+        return _warm_up(pipeline, start)
+
+
+def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
     rows, encode, decode = _make_a_picture(pipeline)
     if encode + decode < ENOUGH_SECONDS:  # the first one pays for tuning
         rows, encode, decode = _make_a_picture(pipeline)
@@ -67,21 +79,68 @@ def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
     return [*(2**power for power in range((cap - 1).bit_length())), cap]
 
 
+@contextmanager
+def _explaining(pipeline: Pipeline) -> Iterator[None]:
+    """Make an error that an operator can act on of whatever goes wrong in here."""
+    try:
+        yield
+    except (CheckpointError, DeviceUnavailable):
+        raise
+    except Exception as error:
+        raise_if_lost(error)
+        words = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        if ran_out_of_memory(error):
+            raise DeviceUnavailable(
+                f"the device's memory does not hold the warm-up's picture: {words}"
+            ) from error
+        dtype = pipeline.dtype("unet")
+        raise CheckpointError(
+            f"the warm-up's picture cannot be made in {pipeline.model.dtype}: {words}; "
+            f"{_remedy(dtype)}"
+        ) from error
+
+
+def _not_finite(pipeline: Pipeline, part: str) -> CheckpointError:
+    dtype = pipeline.dtype(part)
+    name = str(dtype).removeprefix("torch.")
+    return CheckpointError(
+        f"the {part} makes numbers of the warm-up's picture that are not finite in {name}: "
+        f"{_remedy(dtype)}"
+    )
+
+
+def _remedy(dtype: torch.dtype) -> str:
+    """Words on what to do where numbers are not finite, or operations missing, in ``dtype``."""
+    match dtype:
+        case torch.float16:
+            return "VARIATIONS_DTYPE=float32, or bfloat16, has a wider range"
+        case torch.bfloat16:
+            return "VARIATIONS_DTYPE=float32 is more exact"
+        case _:
+            return "there is no wider type to choose, so the checkpoint itself is broken"
+
+
 def _make_a_picture(pipeline: Pipeline) -> tuple[Sequence[Row], float, float]:
     """Rows of a grey picture, and the seconds of encoding it and of decoding a sample."""
     grey = pipeline.preprocessing(np.full((64, 64, 3), 128, np.uint8), pipeline.model.fit)
-    parameters = _parameters(pipeline, steps=2)
     began = perf_counter()
-    rows = pipeline.condition(Condition.guided(grey, parameters.guidance_scale))
+    try:
+        # With guidance, so that every sample has two rows.
+        rows = pipeline.condition(Condition.guided(grey, 3.0))
+    except GenerationFailed as error:
+        raise _not_finite(pipeline, "image_encoder") from error
     encoded = perf_counter()
-    sample = pipeline.start(rows, parameters, 0)
+    [sample] = _samples(pipeline, rows, number=1, steps=2)
     while sample.steps_left:
         pipeline.step([sample]).wait()
+    if not sample.latents.isfinite().all():
+        raise _not_finite(pipeline, "unet")
     stepped = perf_counter()
     [decoded] = pipeline.decode([sample])
+    decode = perf_counter() - stepped
     if decoded.error:
-        logger.warning("The warm-up picture could not be made: %s", decoded.error)
-    return rows, encoded - began, perf_counter() - stepped
+        raise _not_finite(pipeline, "safety_checker" if decoded.error == UNCHECKED else "vae")
+    return rows, encoded - began, decode
 
 
 def _seconds_of_step(pipeline: Pipeline, rows: Sequence[Row], bucket: int) -> float:
@@ -89,12 +148,12 @@ def _seconds_of_step(pipeline: Pipeline, rows: Sequence[Row], bucket: int) -> fl
 
     Infinity where so many rows do not fit in memory.
     """
-    parameters = _parameters(pipeline, steps=MOST_RUNS)
     try:
-        some = max(1, bucket // 2)
-        samples = [pipeline.start(rows, parameters, index) for index in range(some)]
+        samples = _samples(pipeline, rows, number=max(1, bucket // 2), steps=MOST_RUNS)
         runs: list[float] = []
-        while len(runs) < MOST_RUNS and (len(runs) < LEAST_RUNS or sum(runs) < ENOUGH_SECONDS):
+        while len(runs) < min(MOST_RUNS, samples[0].steps) and (
+            len(runs) < LEAST_RUNS or sum(runs) < ENOUGH_SECONDS
+        ):
             began = perf_counter()
             pipeline.step(samples, bucket).wait()
             runs.append(perf_counter() - began)
@@ -105,8 +164,7 @@ def _seconds_of_step(pipeline: Pipeline, rows: Sequence[Row], bucket: int) -> fl
         raise
 
 
-def _parameters(pipeline: Pipeline, *, steps: int) -> Parameters:
-    """A request for the default size; with guidance, so every sample has two rows."""
-    return pipeline.model.defaults(
-        guidance_scale=3.0, num_inference_steps=steps, scheduler=Scheduler.DDIM
-    )
+def _samples(pipeline: Pipeline, rows: Sequence[Row], *, number: int, steps: int) -> list[Sample]:
+    """Samples of the default size and solver, with ``steps`` steps or as few as can be more."""
+    parameters = pipeline.model.defaults(num_inference_steps=pipeline.fewest_steps(steps))
+    return [pipeline.start(rows, parameters, index) for index in range(number)]

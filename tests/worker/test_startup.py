@@ -1,6 +1,7 @@
 """A real worker process, from its start to the end of its pipe."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 from app.ipc.messages import (
@@ -13,6 +14,8 @@ from app.ipc.messages import (
     Ready,
     StepStats,
 )
+from app.parameters import ModelConfig
+from tests.support.checkpoints import enlarge, make_checkpoint
 from tests.support.workers import LONGEST_WAIT, start_message, submit, worker_process
 
 
@@ -55,3 +58,15 @@ def test_a_checkpoint_that_cannot_be_served_is_said_to_be_final(tmp_path: Path) 
         assert "safety checker" in failed.message
         worker.pipe.close()
         assert worker.process.wait(LONGEST_WAIT) == 0
+
+
+def test_a_checkpoint_whose_warm_up_fails_is_never_ready_and_that_is_final(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "loud")
+    enlarge(folder, "unet", "conv_out.weight", 5e4)
+    config = ModelConfig(str(folder), device="cpu", dtype="float16")
+    with worker_process() as worker:
+        *_, failed = worker.started(replace(start_message(), config=config))
+        assert isinstance(failed, LoadFailed)
+        assert failed.final
+        assert "float16" in failed.message
+        assert "VARIATIONS_DTYPE=float32" in failed.message

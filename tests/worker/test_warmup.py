@@ -1,10 +1,22 @@
 """A worker's measurements between its model and its first request."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+from app.errors import CheckpointError, DeviceUnavailable
+from app.parameters import ModelConfig, Scheduler
 from app.pipeline import Pipeline
 from app.worker.warmup import FIXED_BUCKET, buckets, warm_up
+from tests.support.checkpoints import configure, enlarge, make_checkpoint
 from tests.support.workers import start_message
+
+LAST_WEIGHTS = {
+    "unet": "conv_out.weight",
+    "vae": "decoder.conv_out.weight",
+    "image_encoder": "visual_projection.weight",
+}
 
 
 def test_the_cap_is_measured(pipeline: Pipeline) -> None:
@@ -51,3 +63,72 @@ def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(pipeline: Pipelin
 )
 def test_buckets_up_to_the_cap(device: str, fixed: bool, expected: list[int]) -> None:
     assert buckets(6, device, fixed=fixed) == expected
+
+
+def load(folder: Path, dtype: str) -> Pipeline:
+    return Pipeline.load(ModelConfig(str(folder), device="cpu", dtype=dtype))
+
+
+@pytest.mark.parametrize("part", LAST_WEIGHTS)
+def test_a_part_whose_numbers_leave_float16_is_refused_with_a_type_that_holds_them(
+    part: str, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path / "loud")
+    enlarge(folder, part, LAST_WEIGHTS[part], 5e4)
+    with pytest.raises(CheckpointError) as refusal:
+        warm_up(load(folder, "float16"), start_message())
+    assert f"the {part} makes numbers" in refusal.value.message
+    assert "not finite in float16: VARIATIONS_DTYPE=float32, or bfloat16" in refusal.value.message
+    assert warm_up(load(folder, "float32"), start_message()).model.dtype == "float32"
+
+
+def test_a_unet_whose_numbers_leave_bfloat16_is_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "loud")
+    enlarge(folder, "unet", LAST_WEIGHTS["unet"], 3e38)
+    with pytest.raises(CheckpointError, match=r"unet .* in bfloat16: VARIATIONS_DTYPE=float32"):
+        warm_up(load(folder, "bfloat16"), start_message())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("part", ["vae", "image_encoder"])
+def test_numbers_that_leave_float32_mean_a_broken_checkpoint(
+    part: str, dtype: str, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path / "broken")
+    enlarge(folder, part, LAST_WEIGHTS[part], 3e38)
+    with pytest.raises(CheckpointError, match=f"{part} .* in float32: .* itself is broken"):
+        warm_up(load(folder, dtype), start_message())
+
+
+def test_a_checker_that_judges_nothing_is_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "broken")
+    enlarge(folder, "safety_checker", "visual_projection.weight", 3e38)
+    with pytest.raises(CheckpointError, match=r"safety_checker .* in float32"):
+        warm_up(load(folder, "float32"), start_message())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_cannot_be_called_is_refused(dtype: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "other")
+    configure(folder, "unet", class_embed_type="identity")
+    with pytest.raises(CheckpointError, match=f"cannot be made in {dtype}: ValueError: class_lab"):
+        warm_up(load(folder, dtype), start_message())
+
+
+def test_a_device_that_does_not_hold_a_picture_now_may_hold_it_later(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(pipeline, "step", full)
+    with pytest.raises(DeviceUnavailable, match=r"memory does not hold .* 2 GiB"):
+        warm_up(pipeline, start_message())
+
+
+def test_it_is_made_by_a_solver_that_the_checkpoint_allows(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine")
+    configure(folder, "scheduler", steps_offset=5000)
+    model = warm_up(load(folder, "float32"), start_message()).model
+    assert Scheduler.DDIM not in model.schedulers
+    assert model.scheduler == Scheduler.EULER
