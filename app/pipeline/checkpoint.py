@@ -114,7 +114,10 @@ def _load(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
         raise CheckpointError(f"the weights in {path} are incomplete: {names}, … are missing")
     broken = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
     if broken:
-        raise CheckpointError(f"the weights in {path} are not finite, {broken[0]} for one")
+        name = str(dtype).removeprefix("torch.")
+        wide = name == "float32"
+        wider = "" if wide else f" in {name}; VARIATIONS_DTYPE=float32 has a wider range"
+        raise CheckpointError(f"the weights in {path} are not finite, {broken[0]} for one{wider}")
     return module.eval().requires_grad_(False)
 
 

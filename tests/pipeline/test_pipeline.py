@@ -21,7 +21,7 @@ from app.parameters import (
 from app.pipeline import Pipeline, devices
 from app.pipeline.checkpoint import load_parts
 from app.pipeline.known import known
-from tests.support.checkpoints import configure, make_checkpoint
+from tests.support.checkpoints import configure, enlarge, make_checkpoint
 from tests.support.pipelines import condition_of, draw, start
 from tests.support.reference import Reference
 from tests.support.requests import encoder_input
@@ -233,6 +233,26 @@ def test_in_bfloat16_pictures_stay_alike(tiny: Pipeline, tiny_folder: Path) -> N
     assert rounded.model.dtype == "bfloat16"
     for ours, theirs in zip(generate(rounded), generate(tiny), strict=True):
         assert np.abs(ours - theirs).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("part", "weight", "dtype", "largest"),
+    [
+        ("unet", "conv_out.weight", "float16", 1e5),
+        ("vae", "decoder.conv_out.weight", "float16", 1e5),
+        ("image_encoder", "visual_projection.weight", "float16", 1e5),
+        ("unet", "conv_out.weight", "bfloat16", 3.4e38),
+    ],
+)
+def test_weights_that_the_number_type_does_not_hold_are_refused_with_one_that_does(
+    part: str, weight: str, dtype: str, largest: float, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path / "loud")
+    enlarge(folder, part, weight, largest)
+    said = f"{part} are not finite, {weight} for one in {dtype}; VARIATIONS_DTYPE=float32"
+    with pytest.raises(CheckpointError, match=said):
+        load(folder, dtype=dtype)
+    assert load(folder).model.dtype == "float32"
 
 
 def test_in_bfloat16_only_the_unet_is_rounded(tiny_folder: Path) -> None:
