@@ -188,7 +188,7 @@ def told_right(moment: float, told: float, admitted: list[float]) -> bool | None
     return abs(predicted - room) <= max(0.25 * room, 1.0)
 
 
-@pytest.mark.parametrize(("retrying", "seconds"), [(0.25, 480), (0.5, 180), (1.0, 180)])
+@pytest.mark.parametrize(("retrying", "seconds"), [(0.25, 240), (0.5, 90), (1.0, 90)])
 async def test_a_fifth_too_much(serve: Serve, retrying: float, seconds: float) -> None:
     with serve(max_queue=str(QUEUE)) as victim:
         async with pinned(victim) as client:
