@@ -1,12 +1,12 @@
 """The device to run on, the number types on it, and the errors that say its memory is full."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from app.errors import CheckpointError, DeviceUnavailable
-from app.pipeline.checkpoint import Dtypes
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,17 @@ _NO_MEMORY = (
     "status_alloc_failed",  # in cuBLAS, cuDNN, cuSPARSE
 )
 
+_OF_CUDA = ("cuda error", "cuda driver", "cudnn_status", "cublas_status", "cudnn error")
+
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Dtypes:
+    """``unet`` runs at every step; ``others`` once a picture."""
+
+    unet: torch.dtype
+    others: torch.dtype
 
 
 def choose_device(device: str) -> torch.device:
@@ -73,3 +83,9 @@ def ran_out_of_memory(error: Exception) -> bool:
     """True where the error says so: outside torch's own allocators it does in words alone."""
     said = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _NO_MEMORY)
     return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def is_of_the_device(error: Exception) -> bool:
+    """True where a GPU, its driver or its libraries failed, and not what they were to do."""
+    said = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _OF_CUDA)
+    return said or isinstance(error, torch.AcceleratorError)

@@ -1,25 +1,36 @@
 """Finding a checkpoint's folder, and fetching it from the Hugging Face Hub where it is not here."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.tqdm import tqdm
+from huggingface_hub import constants, get_token, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._validators import validate_repo_id
 
 from app.errors import CheckpointError, CheckpointUnavailable
-from app.pipeline.checkpoint import WEIGHTS
+from app.pipeline.download import Downloads, Told, watched
+from app.pipeline.files import CHECKER, PARTS, find_damage, needed_files, unreadable
 from app.pipeline.known import DEMO, DEMO_FOLDER
 
 Report = Callable[[str, float | None], None]
 """Told what is being done, and how far it is (0–1) where that is known."""
 
-PARTS = ("unet", "vae", "image_encoder", "safety_checker", "feature_extractor", "scheduler")
+__all__ = ["PARTS", "Report", "find_checkpoint", "is_local", "needed_files"]
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_BUSY = {408, 425, 429}
+"""Statuses of the 400s that say nothing about the repository."""
+
+_MOST_QUOTED = 300
+
+logger = logging.getLogger(__name__)
 
 
 def find_checkpoint(
@@ -34,88 +45,130 @@ def find_checkpoint(
         return _local(model)
     if model == DEMO:
         raise CheckpointError("there is no built-in checkpoint: run `python -m app train demo`")
-    if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+    if _local(model).exists():
+        raise CheckpointError(f"{model} is a file, where a folder in diffusers' format is needed")
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        model_is_id = False
+    else:
+        model_is_id = model.count("/") == 1
+    if not model_is_id:
         raise CheckpointError(
-            f"there is no folder {model!r}; a model is `demo`, a folder, or a hub id "
+            f"{_no_folder(model)}; a model is `demo`, a folder, or a hub id "
             "such as lambdalabs/sd-image-variations-diffusers"
         )
-    parts = [part for part in PARTS if safety_checker or part != "safety_checker"]
-    return _fetch(model, revision, report, parts)
+    parts = [part for part in PARTS if safety_checker or part != CHECKER]
+    return _fetch(model, revision or constants.DEFAULT_REVISION, report, parts)
 
 
 def is_local(model: str) -> bool:
-    """True where ``model`` is the built-in one or a folder, and no hub id."""
-    return _local(model).is_dir()
+    """True where ``model`` is the built-in one or a folder, and no hub id.
+
+    Raises :class:`CheckpointError` where that cannot be found out.
+    """
+    try:
+        return _local(model).is_dir()
+    except OSError as error:
+        raise unreadable(Path(model), error) from error
 
 
 def _local(model: str) -> Path:
-    return DEMO_FOLDER if model == DEMO else Path(model).expanduser()
+    try:
+        return DEMO_FOLDER if model == DEMO else Path(model).expanduser()
+    except RuntimeError as error:  # of a user that there is not
+        raise CheckpointError(f"there is no folder {model!r}: {error}") from error
 
 
-def needed_files(files: Iterable[str], parts: Sequence[str] = PARTS) -> list[str]:
-    """Those of a repository's files that loading reads: safetensors where a part has them.
-
-    >>> needed_files(["unet/config.json", "unet/model.bin", "unet/model.fp16.bin", "README.md"])
-    ['unet/config.json', 'unet/model.bin']
-    """
-    wanted = [path for path in files if path == "model_index.json" or _is_read(path, parts)]
-    safe = tuple(f"{path.partition('/')[0]}/" for path in wanted if path.endswith(".safetensors"))
-    return [path for path in wanted if not (path.startswith(safe) and ".bin" in path)]
-
-
-def _is_read(path: str, parts: Sequence[str]) -> bool:
-    part, _, name = path.partition("/")
-    return part in parts and (name.endswith("config.json") or WEIGHTS.fullmatch(name) is not None)
-
-
-def _fetch(repository: str, revision: str | None, report: Report, parts: Sequence[str]) -> Path:
+def _fetch(repository: str, revision: str, report: Report, parts: Sequence[str]) -> Path:
+    """The folder of a repository in the cache, with all that is needed, from the hub or before."""
     report("downloading", None)
-    # What is caught are the errors of whichever HTTP client this version of the library uses.
+
+    def fetch(tell: Told) -> Path:
+        return Downloads(repository, revision).fetch(parts, tell)
+
     try:
-        tree = HfApi().list_repo_tree(repository, recursive=True, revision=revision)
-        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+        return watched(fetch, lambda fraction: report("downloading", fraction))
+    except CheckpointError:
+        raise
     except Exception as error:
-        index = try_to_load_from_cache(repository, "model_index.json", revision=revision)
-        # A download that was cut short may have nothing of some part.
-        if isinstance(index, str) and all(any(Path(index).parent.glob(f"{p}/*")) for p in parts):
-            return Path(index).parent
-        raise _not_fetched(repository, revision, error) from error
-    needed = needed_files(files, parts)
-    bar = _reporting_bar(sum(files[path] for path in needed), report)
-    try:
-        path = snapshot_download(
-            repository, revision=revision, allow_patterns=needed, tqdm_class=bar
-        )
-    except Exception as error:
-        raise _not_fetched(repository, revision, error) from error
-    return Path(path)
+        # Of many kinds: those of the HTTP client that this version of the library uses, and more.
+        folder = _cached(repository, revision)
+        damage = find_damage(folder, parts) if folder else "nothing of it is there"
+        if folder is None or damage:
+            where = f"in the cache {folder or constants.HF_HUB_CACHE}: {damage}"
+            raise _not_fetched(repository, revision, error, where, folder is None) from error
+        logger.warning("%s is served from the cache: %s", repository, _reason(error))
+        return folder
 
 
-def _not_fetched(repository: str, revision: str | None, error: Exception) -> CheckpointError:
+def _cached(repository: str, revision: str) -> Path | None:
+    """The folder in which the cache has this revision, or a part of it."""
+    try:
+        for name in ("unet/config.json", "model_index.json", "vae/config.json"):
+            found = try_to_load_from_cache(repository, name, revision=revision)
+            if isinstance(found, str):
+                return Path(found).parents[name.count("/")]
+    except OSError as error:
+        raise unreadable(Path(constants.HF_HUB_CACHE), error) from error
+    return None
+
+
+def _not_fetched(
+    repository: str, revision: str, error: Exception, cached: str, nothing_cached: bool
+) -> CheckpointError:
     """An error that is final if the hub says so, else one that may pass."""
-    at = f" at revision {revision!r}" if revision else ""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-    final = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | GatedRepoError)
-    kind = CheckpointError if final else CheckpointUnavailable
-    return kind(f"{repository}{at} cannot be fetched from the hub: {reason}")
+    kind: type[CheckpointError] = CheckpointError
+    if isinstance(error, OfflineModeIsEnabled):
+        if not nothing_cached:  # somebody may be about to fill it
+            kind = CheckpointUnavailable
+        why = f"HF_HUB_OFFLINE is set; unset it, or fill the cache first; {cached}"
+    elif isinstance(error, HfHubHTTPError) and _is_final(error.response.status_code):
+        why = f"{_refusal(repository, revision, error)} (the hub says: {_reason(error)})"
+    elif isinstance(error, PermissionError):
+        why = f"the cache may not be written ({error}); allow it, or set HF_HOME to another folder"
+    else:
+        kind = CheckpointUnavailable
+        why = f"it does not answer, or not well ({_reason(error)}); {cached}"
+    if nothing_cached and not isinstance(error, GatedRepoError | RevisionNotFoundError):
+        why += f"; besides, {_no_folder(repository)}"
+    return kind(f"{repository} at revision {revision!r} cannot be fetched from the hub: {why}")
 
 
-def _reporting_bar(total: int, report: Report) -> type[tqdm]:
-    """A progress bar's class that draws nothing and reports the bytes of all files together.
+def _refusal(repository: str, revision: str, error: HfHubHTTPError) -> str:
+    """The reason why the hub gives no file, and the way out."""
+    token = get_token()
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        ask = f"ask for access on {constants.ENDPOINT}/{repository}"
+        if token:
+            return f"it is gated, and the token in HF_TOKEN is not let in: {ask} with its account"
+        return f"it is gated, and no token is given: {ask}, and set HF_TOKEN"
+    if isinstance(error, RevisionNotFoundError):
+        return f"the repository has no revision {revision!r}: correct VARIATIONS_REVISION"
+    unknown = isinstance(error, RepositoryNotFoundError) or status == 404
+    if unknown or (status == 401 and not token):
+        which = "the token in HF_TOKEN does not open it" if token else "no token is given"
+        return (
+            f"there is no such repository, or it is private and {which}: correct VARIATIONS_MODEL, "
+            "or set HF_TOKEN to a token that may read it"
+        )
+    given = "the token in HF_TOKEN" if token else "no token"
+    return (
+        f"status {status} with {given}: set HF_TOKEN to a valid token that may read it, or unset "
+        "it for a repository that is open to all"
+    )
 
-    The hub's library makes one bar of bytes received and, in newer versions, one of bytes written,
-    and learns their totals only as it goes; the further of the two over the known total is how far
-    the download is.
-    """
 
-    class Bar(tqdm):
-        def __init__(self, *iterable: Any, unit: str = "it", **options: Any) -> None:
-            super().__init__(*iterable, **options | {"disable": True})  # type: ignore[no-untyped-call]
-            self._bytes = unit == "B"
+def _is_final(status: int) -> bool:
+    return 400 <= status < 500 and status not in _BUSY
 
-        def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            if self._bytes:
-                report("downloading", min(1.0, self.n / max(total, 1)))
 
-    return Bar
+def _reason(error: Exception) -> str:
+    said = getattr(error, "server_message", None) or str(error)
+    words = " ".join(said.split())[:_MOST_QUOTED]
+    return words or type(error).__name__
+
+
+def _no_folder(model: str) -> str:
+    return f"there is no folder {model!r} in {Path.cwd()}"

@@ -1,12 +1,15 @@
 """Facts that a checkpoint's files do not hold: its training's preprocessing, good settings."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.errors import CheckpointError
-from app.parameters import Fit, Scheduler
+from app.parameters import MAX_GUIDANCE_SCALE, MAX_STEPS, Fit, Scheduler
+from app.pipeline.files import read_json
 
 DEMO = "demo"
 FACTS = "variations.json"
@@ -23,8 +26,8 @@ class Known:
     """
 
     revision: str | None = None
-    guidance_scale: float = 3.0
-    num_inference_steps: int = 50
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE, allow_inf_nan=False)] = 3.0
+    num_inference_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
     scheduler: Scheduler | None = None
     fit: Fit = Fit.SQUASH
     antialias: bool = False
@@ -52,10 +55,10 @@ def known(model: str, folder: Path) -> Known:
     Raises :class:`CheckpointError` where that file is none of it.
     """
     facts = folder / FACTS
-    if model in _KNOWN or not facts.is_file():
+    if model in _KNOWN or not os.path.lexists(facts):
         return _KNOWN.get(model, _UNKNOWN)
     try:
-        return TypeAdapter(Known).validate_json(facts.read_bytes())
+        return TypeAdapter(Known).validate_python(read_json(facts))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

@@ -11,11 +11,13 @@ from queue import SimpleQueue
 from time import perf_counter
 
 from app import logs
-from app.errors import CheckpointError, CheckpointUnavailable, DeviceUnavailable
+from app.errors import CheckpointUnavailable, DeviceUnavailable, VariationsError
 from app.ipc.channel import Channel
 from app.ipc.messages import FromWorker, LoadFailed, Loading, Start, ToWorker
 from app.parameters import ModelConfig
 from app.pipeline import Pipeline
+from app.pipeline.devices import is_of_the_device, ran_out_of_memory
+from app.pipeline.files import may_pass
 from app.scheduling.batcher import Batcher
 from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
@@ -45,15 +47,29 @@ def serve(connection: Connection) -> None:
             pipeline = _load(start.config, channel.send)
         channel.send(Loading("warming up"))
         ready = warm_up(pipeline, start)
-    except (CheckpointError, DeviceUnavailable) as error:
-        logger.error("%s", error.message)
+    except Exception as error:
+        failed = _failed(error)
+        logger.error("%s", failed.message)
         logs.flush()  # before this process is ended for it
-        channel.send(LoadFailed(error.message, final=isinstance(error, CheckpointError)))
+        channel.send(failed)
         threading.Event().wait()  # whoever has read it ends the pipe
     else:
         channel.send(ready)
         watch(pipeline.model.device, channel.send)
         Worker(pipeline, Batcher(ready.buckets), inbox, channel.send, ready.decoded_at_once).run()
+
+
+def _failed(error: Exception) -> LoadFailed:
+    """The end of a start, final unless it is the machine that failed and not the checkpoint."""
+    match error:
+        case DeviceUnavailable():
+            return LoadFailed(error.message, final=False)
+        case VariationsError():
+            return LoadFailed(error.message, final=True)
+    logger.error("The model could not be loaded", exc_info=error)
+    passing = may_pass(error) or ran_out_of_memory(error) or is_of_the_device(error)
+    said = str(error).strip() or "no more is said"
+    return LoadFailed(f"{type(error).__name__} while loading: {said:.500}", final=not passing)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from app.errors import CheckpointError
-from app.pipeline.checkpoint import Dtypes, Parts, load_parts
+from app.pipeline.checkpoint import Parts, load_parts
+from app.pipeline.devices import Dtypes
 from tests.support.checkpoints import make_checkpoint
 
 FLOAT32 = Dtypes(torch.float32, torch.float32)

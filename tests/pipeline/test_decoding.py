@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from app.pipeline import Decoded, Pipeline, decoding
-from app.pipeline.checkpoint import Dtypes, Parts, load_parts
+from app.pipeline.checkpoint import Parts, load_parts
+from app.pipeline.devices import Dtypes
 from app.pipeline.safety import Safety
 from app.pipeline.solver import Solvers
 from tests.support.checkpoints import flag_everything, make_checkpoint
