@@ -83,21 +83,27 @@ def _local(model: str) -> Path:
 def _fetch(repository: str, revision: str, report: Report, parts: Sequence[str]) -> Path:
     """The folder of a repository in the cache, with all that is needed, from the hub or before."""
     report("downloading", None)
+    fractions: list[float] = []
+
+    def tell(fraction: float) -> None:
+        fractions.append(fraction)
+        report("downloading", fraction)
 
     def fetch(tell: Told) -> Path:
         return Downloads(repository, revision).fetch(parts, tell)
 
     try:
-        return watched(fetch, lambda fraction: report("downloading", fraction))
+        return watched(fetch, tell)
     except CheckpointError:
         raise
     except Exception as error:
         # Of many kinds: those of the HTTP client that this version of the library uses, and more.
         folder = _cached(repository, revision)
-        damage = find_damage(folder, parts) if folder else "nothing of it is there"
+        damage = find_damage(folder, parts) if folder else "it is not there, or not whole"
         if folder is None or damage:
             where = f"in the cache {folder or constants.HF_HUB_CACHE}: {damage}"
-            raise _not_fetched(repository, revision, error, where, folder is None) from error
+            unknown = folder is None and not fractions  # it may be a folder that was meant
+            raise _not_fetched(repository, revision, error, where, unknown) from error
         logger.warning("%s is served from the cache: %s", repository, _reason(error))
         return folder
 
@@ -115,12 +121,12 @@ def _cached(repository: str, revision: str) -> Path | None:
 
 
 def _not_fetched(
-    repository: str, revision: str, error: Exception, cached: str, nothing_cached: bool
+    repository: str, revision: str, error: Exception, cached: str, unknown: bool
 ) -> CheckpointError:
     """An error that is final if the hub says so, else one that may pass."""
     kind: type[CheckpointError] = CheckpointError
     if isinstance(error, OfflineModeIsEnabled):
-        if not nothing_cached:  # somebody may be about to fill it
+        if not unknown:  # somebody may be about to fill it
             kind = CheckpointUnavailable
         why = f"HF_HUB_OFFLINE is set; unset it, or fill the cache first; {cached}"
     elif isinstance(error, HfHubHTTPError) and _is_final(error.response.status_code):
@@ -130,7 +136,7 @@ def _not_fetched(
     else:
         kind = CheckpointUnavailable
         why = f"it does not answer, or not well ({_reason(error)}); {cached}"
-    if nothing_cached and not isinstance(error, GatedRepoError | RevisionNotFoundError):
+    if unknown and not isinstance(error, GatedRepoError | RevisionNotFoundError):
         why += f"; besides, {_no_folder(repository)}"
     return kind(f"{repository} at revision {revision!r} cannot be fetched from the hub: {why}")
 

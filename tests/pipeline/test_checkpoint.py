@@ -1,8 +1,13 @@
 """Checkpoints that are loaded, and those that are refused."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
@@ -13,7 +18,9 @@ from safetensors.torch import load_file
 from app.errors import CheckpointError
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.devices import Dtypes
-from tests.support.checkpoints import make_checkpoint
+from app.pipeline.known import FACTS, known
+from tests.support.checkpoints import keep_only_half_precision, make_checkpoint
+from tests.support.permissions import needs_linux, permissions_hold
 
 FLOAT32 = Dtypes(torch.float32, torch.float32)
 
@@ -200,3 +207,331 @@ def test_parts_of_different_checkpoints_are_refused(folder: Path) -> None:
     unet.save_pretrained(folder / "unet")
     with pytest.raises(CheckpointError, match=r"conditions of 8 numbers .* makes 24"):
         load(folder)
+
+
+# Files that are none
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _empty(path: Path) -> None:
+    path.touch()
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nothing")
+
+
+FILES = [
+    "unet/config.json",
+    "image_encoder/model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "safety_checker/config.json",
+    "feature_extractor/preprocessor_config.json",
+    "scheduler/scheduler_config.json",
+]
+
+
+@pytest.mark.parametrize("instead", [_fifo, _endless, _folder, _empty, _huge, _loop, _dangling])
+@pytest.mark.parametrize("name", FILES)
+def test_only_regular_files_of_a_plausible_size_are_read(
+    folder: Path, name: str, instead: Callable[[Path], None]
+) -> None:
+    (folder / name).unlink()
+    instead(folder / name)
+    with pytest.raises(CheckpointError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("instead", [_fifo, _endless, _folder])
+def test_files_that_loading_does_not_need_are_not_opened(
+    folder: Path, instead: Callable[[Path], None]
+) -> None:
+    for part in ("unet", "image_encoder", "safety_checker"):
+        for name in ("adapter_config.json", "generation_config.json", "pytorch_model.bin"):
+            instead(folder / part / name)
+    load(folder)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3438354725\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/diffusion_pytorch_model.bin",
+        "image_encoder/pytorch_model.bin",
+        "vae/diffusion_pytorch_model.safetensors",
+        "safety_checker/model.fp16.safetensors",
+        "unet/config.json",
+    ],
+)
+def test_a_git_lfs_pointer_is_named_with_what_to_do(folder: Path, name: str) -> None:
+    if not name.endswith("config.json"):
+        next((folder / name).parent.glob("*.safetensors")).unlink()
+    (folder / name).write_bytes(POINTER)
+    with pytest.raises(CheckpointError, match=rf"{name} is a git-lfs pointer .*`git lfs pull`"):
+        load(folder)
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    "name", ["", "unet", "unet/config.json", "vae/diffusion_pytorch_model.safetensors", FILES[-2]]
+)
+def test_what_may_not_be_read_is_named_with_what_to_do(folder: Path, name: str) -> None:
+    load(folder)
+    mode = (folder / name).stat().st_mode
+    (folder / name).chmod(0)
+    with permissions_hold(), pytest.raises(CheckpointError) as caught:
+        load(folder)
+    (folder / name).chmod(mode)
+    assert type(caught.value) is CheckpointError
+    assert f"{folder / name}" in caught.value.message
+    assert "Permission denied; let the user" in caught.value.message
+
+
+# Configs
+
+
+def _change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/config.json",
+        "image_encoder/config.json",
+        "feature_extractor/preprocessor_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"a":' * 200_000 + "1" + "}" * 200_000, '{"a": NaN}', "[1]", '{"a'],
+    ids=["lists", "objects", "no number", "a list", "cut"],
+)  # fmt: skip
+def test_a_config_that_cannot_be_read_is_refused(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(CheckpointError, match=name):
+        load(folder)
+
+
+MANY = 10**6
+HUGE = 10**9
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickles"])
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("unet", {"layers_per_block": MANY}),
+        ("unet", {"transformer_layers_per_block": MANY}),
+        ("unet", {"block_out_channels": [2**20, 2**20]}),
+        ("unet", {"block_out_channels": [HUGE * 8, HUGE * 8]}),
+        ("unet", {"cross_attention_dim": HUGE}),
+        ("vae", {"layers_per_block": MANY}),
+        ("vae", {"latent_channels": HUGE}),
+        ("image_encoder", {"num_hidden_layers": MANY}),
+        ("image_encoder", {"intermediate_size": HUGE}),
+        ("image_encoder", {"image_size": HUGE}),
+        ("safety_checker", {"vision_config": {"num_hidden_layers": MANY}}),
+        ("safety_checker", {"vision_config_dict": {"hidden_size": HUGE * 12}}),
+        ("safety_checker", {"projection_dim": HUGE}),
+    ],
+)
+def test_a_config_that_asks_for_far_more_than_the_weights_hold_is_refused(
+    tiny_folder: Path, tmp_path: Path, pickled: bool, part: str, changes: dict[str, object]
+) -> None:
+    if pickled:
+        folder = make_checkpoint(tmp_path / "pickled", safetensors=False)
+    else:
+        folder = Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
+    _change(folder / part / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=f"the weights in {folder / part}"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("unet/config.json", {"sample_size": MANY}),
+        ("unet/config.json", {"sample_size": [16, 0]}),
+        ("unet/config.json", {"sample_size": None}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": HUGE}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}),
+        (FILES[-2], {"crop_size": MANY}),
+        (FILES[-2], {"size": {"shortest_edge": MANY}}),
+        (FILES[-2], {"image_mean": [0.5] * MANY}),
+        (FILES[-2], {"image_std": [1e999] * 3}),
+    ],
+)
+def test_numbers_that_no_weights_bear_out_are_held_in_ranges(
+    folder: Path, name: str, changes: dict[str, object]
+) -> None:
+    (folder / name).write_text(
+        json.dumps(json.loads((folder / name).read_text()) | changes).replace("Infinity", "1e999")
+    )
+    with pytest.raises(CheckpointError, match=rf"{name}: {next(iter(changes))} is "):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"guidance_scale": -1}, {"num_inference_steps": HUGE}, {"scheduler": "none"}]
+)
+def test_facts_out_of_range_are_refused(folder: Path, changes: dict[str, object]) -> None:
+    (folder / FACTS).write_text(json.dumps(changes))
+    with pytest.raises(CheckpointError, match=f"{FACTS} is not valid: {next(iter(changes))}"):
+        known(str(folder), folder)
+
+
+def test_facts_that_are_no_file_are_refused(folder: Path) -> None:
+    for instead in (_fifo, _endless, _folder):
+        instead(folder / FACTS)
+        with pytest.raises(CheckpointError, match=f"{FACTS} is a"):
+            known(str(folder), folder)
+        (folder / FACTS).rmdir() if instead is _folder else (folder / FACTS).unlink()
+    (folder / FACTS).write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match=FACTS):
+        known(str(folder), folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "image_encoder", "safety_checker"])
+def test_no_quantizer_is_run_whatever_a_config_says(folder: Path, part: str) -> None:
+    _change(folder / part / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(CheckpointError, match="quantization_config; only weights that are not"):
+        load(folder)
+
+
+_FAKE_KERNELS = """
+from pathlib import Path
+__version__ = "0.99.0"
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    def fetched(*args, **options):
+        Path(__file__).with_name("it ran").touch()
+        raise RuntimeError(name)
+    return fetched
+"""
+
+
+def test_no_kernels_are_fetched_whatever_a_config_says(folder: Path, tmp_path: Path) -> None:
+    kernel = "strangers/kernel"
+    for name in ("unet/config.json", "vae/config.json", "image_encoder/config.json", FILES[-2]):
+        _change(folder / name, **dict.fromkeys(ATTENTION, kernel), fusion_config={"a": True})
+    vision = json.loads((folder / "safety_checker/config.json").read_text())["vision_config"]
+    inner = {**vision, **dict.fromkeys(ATTENTION, kernel)}
+    _change(folder / "safety_checker/config.json", vision_config=inner, **inner)
+    packages = tmp_path / "packages"
+    (packages / "kernels").mkdir(parents=True)
+    (packages / "kernels" / "__init__.py").write_text(_FAKE_KERNELS)
+    info = packages / "kernels-0.99.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.99.0\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(packages)!r})\n"
+        "from pathlib import Path\nimport kernels, torch\n"
+        "from app.pipeline.checkpoint import load_parts\n"
+        "from app.pipeline.devices import Dtypes\n"
+        f"load_parts(Path({str(folder)!r}), Dtypes(torch.float32, torch.float32), True)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not (packages / "kernels" / "it ran").exists()
+
+
+ATTENTION = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+
+
+# Weights
+
+
+def _shard(folder: Path, part: str) -> Path:
+    """Cut a part's weights into shards; the path of their index."""
+    module = getattr(load(folder), part)
+    for path in (folder / part).iterdir():
+        path.unlink()
+    module.save_pretrained(folder / part, max_shard_size="50KB")
+    return next((folder / part).glob("*.index.json"))
+
+
+@pytest.mark.parametrize("part", ["unet", "image_encoder"])
+def test_shards_give_the_weights_that_one_file_gives(folder: Path, part: str) -> None:
+    whole = getattr(load(folder), part).state_dict()
+    assert _shard(folder, part).exists()
+    assert len(list((folder / part).glob("*-of-*.safetensors"))) > 1
+    found = getattr(load(folder), part).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize("named", ["../../elsewhere.safetensors", "/etc/passwd", 7])
+def test_an_index_that_names_other_files_than_the_shards_is_refused(
+    folder: Path, named: object
+) -> None:
+    index = _shard(folder, "unet")
+    content = json.loads(index.read_text())
+    content["weight_map"] |= {"conv_in.weight": named}
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{index.name} names {named!r}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "image_encoder"])
+def test_a_shard_that_is_not_there_is_named(folder: Path, part: str) -> None:
+    _shard(folder, part)
+    next((folder / part).glob("*-00002-of-*")).unlink()
+    with pytest.raises(CheckpointError, match=f"weights in {part} .*with all shards"):
+        load(folder)
+
+
+@pytest.mark.parametrize("parts", [("unet",), ("vae", "image_encoder"), ("safety_checker",)])
+def test_half_precision_is_taken_for_the_parts_that_have_no_other(
+    folder: Path, parts: tuple[str, ...]
+) -> None:
+    whole = load(folder)
+    keep_only_half_precision(folder, parts)
+    found = load(folder)
+    for part in ("unet", "vae", "image_encoder", "safety_checker"):
+        theirs = getattr(found, part).state_dict()
+        for name, weight in getattr(whole, part).state_dict().items():
+            expected = (
+                weight.half().float() if part in parts and weight.is_floating_point() else weight
+            )
+            assert torch.equal(theirs[name], expected), name
+
+
+def test_weights_that_grow_when_they_are_unpacked_are_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "pickled", safetensors=False)
+    path = folder / "unet" / "diffusion_pytorch_model.bin"
+    with zipfile.ZipFile(path) as archive:
+        entries = {each.filename: archive.read(each) for each in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match="is compressed, which weights are not"):
+        load(folder)
+
+
+def test_pickles_as_torch_wrote_them_first_are_loaded(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "pickled", safetensors=False)
+    for path in folder.rglob("*.bin"):
+        torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    load(folder)

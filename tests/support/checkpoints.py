@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,3 +233,15 @@ def _write_index(folder: Path, safety_checker: bool) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def keep_only_half_precision(folder: Path, parts: Iterable[str]) -> None:
+    """Replace the weights of ``parts`` by those of variant ``fp16``, as some repositories have."""
+    for part in parts:
+        for path in [*(folder / part).glob("*.safetensors"), *(folder / part).glob("*.bin")]:
+            pickled = path.suffix == ".bin"
+            weights = torch.load(path) if pickled else load_file(path)
+            halves = {key: v.half() if v.is_floating_point() else v for key, v in weights.items()}
+            target = path.with_suffix(f".fp16{path.suffix}")
+            torch.save(halves, target) if pickled else save_file(halves, target, {"format": "pt"})
+            path.unlink()

@@ -2,16 +2,40 @@
 
 import hashlib
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
 REPOSITORY = "someone/image-variations"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+Mood = Literal["well", "silent", "slow head", "slow body", "gone"]
+"""How a hub answers: as it should, never, with a byte now and then of a head or a body without end,
+or by ending the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that gives no file, with the headers that the hub's library goes by."""
+
+    status: int
+    code: str = ""
+    message: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
 
 class Hub(ThreadingHTTPServer):
-    """Serves the files of ``folder`` as :data:`REPOSITORY` at revision ``v2.0``."""
+    """Serves the files of ``folder`` as :data:`REPOSITORY` at revision ``v2.0``.
+
+    ``refusal`` is the answer to all requests, where there is one. ``cuts`` are the bytes after
+    which the next answers with these files break off. ``fetched`` has the files that were sent, and
+    ``ranges`` from which byte on, where one was asked for.
+    """
 
     daemon_threads = True
 
@@ -23,10 +47,29 @@ class Hub(ThreadingHTTPServer):
             if path.is_file()
         }
         self.fetched: list[str] = []
+        self.ranges: dict[str, int] = {}
+        self.cuts: dict[str, int] = {}
+        self.refusal: Refusal | None = None
+        self.mood: Mood = "well"
+        self.closing = threading.Event()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+
+@contextmanager
+def hub(folder: Path) -> Iterator[Hub]:
+    """A hub that serves for the length of a ``with`` block."""
+    with Hub(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            server.shutdown()
+            thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -43,38 +86,73 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, *, body: bool) -> None:
+        if self.server.mood != "well":
+            self._be_moody()
+            return
         path = unquote(self.path.partition("?")[0])
         api = f"/api/models/{REPOSITORY}"
-        if path in {f"{api}/revision/{r}" for r in ("v2.0", COMMIT)}:
+        name = path.rpartition(f"/{REPOSITORY}/resolve/")[2].partition("/")[2]
+        if self.server.refusal:
+            self._refuse(self.server.refusal, body)
+        elif path in {f"{api}/revision/{r}" for r in ("v2.0", COMMIT)}:
             self._send(json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(), body)
         elif path in {f"{api}/tree/{r}" for r in ("v2.0", COMMIT)}:
             self._send(json.dumps([self._entry(name) for name in self.server.files]).encode(), body)
-        elif (name := path.rpartition(f"/{REPOSITORY}/resolve/")[2].partition("/")[2]) in (
-            self.server.files
-        ):
-            if body:
-                self.server.fetched.append(name)
-            self._send(self.server.files[name], body, _etag(self.server.files[name]))
+        elif name in self.server.files:
+            self._send_file(name, body)
         else:
-            self._send(b'{"error": "not found"}', body, status=404, error="RepoNotFound")
+            self._refuse(Refusal(404, "RepoNotFound", "Repository not found"), body)
+
+    def _be_moody(self) -> None:
+        self.close_connection = True
+        mood = self.server.mood
+        if mood == "slow body":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+        while mood != "gone" and not self.server.closing.wait(0.1):
+            if mood != "silent":
+                self.wfile.write(b" " if mood == "slow body" else b"H")
+
+    def _refuse(self, refusal: Refusal, body: bool) -> None:
+        content = json.dumps({"error": refusal.message}).encode()
+        headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
+        self._send(content, body, refusal.status, {**headers, **dict(refusal.headers)})
+
+    def _send_file(self, name: str, body: bool) -> None:
+        content, start = self.server.files[name], 0
+        headers = {"ETag": f'"{_etag(content)}"'}
+        if asked := self.headers.get("Range"):
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if body:
+            self.server.fetched.append(name)
+            self.server.ranges |= {name: start} if asked else {}
+        cut = self.server.cuts.pop(name, None) if body else None
+        self._send(content[start:], body, 206 if asked else 200, headers, cut)
 
     def _entry(self, name: str) -> dict[str, object]:
         content = self.server.files[name]
         return {"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
 
     def _send(
-        self, content: bytes, body: bool, etag: str = "", *, status: int = 200, error: str = ""
+        self,
+        content: bytes,
+        body: bool,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        cut: int | None = None,
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Repo-Commit", COMMIT)
-        if etag:
-            self.send_header("ETag", f'"{etag}"')
-        if error:
-            self.send_header("X-Error-Code", error)
+        for name, value in (headers or {}).items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         if body:
-            self.wfile.write(content)
+            self.wfile.write(content[:cut])
+        self.close_connection = cut is not None
 
 
 def _etag(content: bytes) -> str:
