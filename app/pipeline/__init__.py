@@ -4,7 +4,8 @@
 what a request looks at, ``start`` makes samples of them, ``step`` takes any samples further
 together until none has steps left, ``decode`` makes pictures of them.
 
-It is loaded by ``devices``, ``hub``, ``known`` and ``checkpoint``. A request then meets, in this
+It is loaded by ``devices``, ``hub`` (with ``download``), ``known`` and ``checkpoint``; ``files``
+says which files of a checkpoint are read, and reads them with care. A request then meets, in this
 order: ``folding`` (the UNet without cross-attention), ``solver`` (schedulers as tables),
 ``samples`` (the steps), ``denoiser`` (the UNet call in them), ``decoding`` and ``safety``.
 """

@@ -48,10 +48,16 @@ def watched(fetch: Callable[[Told], Path], report: Told) -> Path:
     connection bounds an answer that comes byte by byte, nor the look-up of a name.
     """
     said: SimpleQueue[float | Path | Exception] = SimpleQueue()
+    given_up = threading.Event()
+
+    def tell(fraction: float) -> None:
+        if given_up.is_set():
+            raise TimeoutError
+        said.put(fraction)
 
     def run() -> None:
         try:
-            said.put(fetch(said.put))
+            said.put(fetch(tell))
         except Exception as error:
             said.put(error)
 
@@ -61,6 +67,7 @@ def watched(fetch: Callable[[Told], Path], report: Told) -> Path:
         try:
             heard = said.get(timeout=STALL_SECONDS)
         except Empty:
+            given_up.set()
             close_session()  # whereupon the thread fails, sooner or later, and ends
             raise TimeoutError(f"no headway in {STALL_SECONDS:g} seconds") from None
         if isinstance(heard, Path):
@@ -135,7 +142,6 @@ def _fetch_file(url: str, blob: Path, size: int, tell: Callable[[int], None]) ->
         if file.tell() != size:
             raise OSError(f"{file.tell()} of {size} bytes came from {url}")
         file.flush()
-        os.fsync(file.fileno())
         part.replace(blob)
 
 

@@ -1,5 +1,6 @@
 """Finding a checkpoint's folder, and fetching it from the Hugging Face Hub where it is not here."""
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = ["PARTS", "Report", "find_checkpoint", "is_local", "needed_files"]
 
 _BUSY = {408, 425, 429}
 """Statuses of the 400s that say nothing about the repository."""
+
+_NO_CACHE = PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError
 
 _MOST_QUOTED = 300
 
@@ -129,10 +132,11 @@ def _not_fetched(
         if not unknown:  # somebody may be about to fill it
             kind = CheckpointUnavailable
         why = f"HF_HUB_OFFLINE is set; unset it, or fill the cache first; {cached}"
-    elif isinstance(error, HfHubHTTPError) and _is_final(error.response.status_code):
-        why = f"{_refusal(repository, revision, error)} (the hub says: {_reason(error)})"
-    elif isinstance(error, PermissionError):
-        why = f"the cache may not be written ({error}); allow it, or set HF_HOME to another folder"
+    elif isinstance(error, HfHubHTTPError) and _is_final(error):
+        given = "with a token" if get_token() else "without a token"
+        why = f"{_refusal(repository, revision, error)} ({given} the hub says: {_reason(error)})"
+    elif isinstance(error, _NO_CACHE) or getattr(error, "errno", None) == errno.EROFS:
+        why = f"the cache cannot be used ({error}); mend that, or set HF_HOME to another folder"
     else:
         kind = CheckpointUnavailable
         why = f"it does not answer, or not well ({_reason(error)}); {cached}"
@@ -166,8 +170,10 @@ def _refusal(repository: str, revision: str, error: HfHubHTTPError) -> str:
     )
 
 
-def _is_final(status: int) -> bool:
-    return 400 <= status < 500 and status not in _BUSY
+def _is_final(error: HfHubHTTPError) -> bool:
+    """True where the hub itself, and not a store that it refers to, refuses for good."""
+    status, url = error.response.status_code, str(error.response.url)
+    return 400 <= status < 500 and status not in _BUSY and url.startswith(constants.ENDPOINT)
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints from the hub, against a small server that speaks the few routes that are needed."""
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -388,7 +389,29 @@ def test_a_cache_that_may_not_be_written_or_read_is_told_for_good(
     next(cache.glob("models--*")).chmod(0o000)
     with permissions_hold():
         assert "Permission denied" in refused()
+    cache.chmod(0o700)
     next(cache.glob("models--*")).chmod(0o700)
+
+
+def test_a_cache_that_is_no_folder_is_told_for_good(server: Hub, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    assert "set HF_HOME to another folder" in refused()
+    assert server.fetched == []
+
+
+def test_a_store_that_the_hub_refers_to_may_refuse_for_a_while(
+    server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.hub(folder) as store:
+        monkeypatch.setenv("HF_TOKEN", "hf_x")
+        store.refusal = Refusal(403, "", "Request has expired")
+        server.store = store.url
+        assert "Request has expired" in not_now()
+        store.refusal = None
+        assert find().is_dir()
+        assert store.fetched
+        assert server.authorized
+        assert not store.authorized
 
 
 def test_another_process_that_fetches_the_same_file_is_waited_for(server: Hub) -> None:
@@ -397,7 +420,7 @@ def test_another_process_that_fetches_the_same_file_is_waited_for(server: Hub) -
     not_now()
     part = next(Path(huggingface_hub.constants.HF_HUB_CACHE).rglob("*.incomplete"))
     with part.open("ab") as file:
-        download.fcntl.flock(file, download.fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process is fetching" in not_now()
     assert (find() / weights).read_bytes() == server.files[weights]
     assert not os.path.lexists(part)

@@ -33,8 +33,9 @@ class Hub(ThreadingHTTPServer):
     """Serves the files of ``folder`` as :data:`REPOSITORY` at revision ``v2.0``.
 
     ``refusal`` is the answer to all requests, where there is one. ``cuts`` are the bytes after
-    which the next answers with these files break off. ``fetched`` has the files that were sent, and
-    ``ranges`` from which byte on, where one was asked for.
+    which the next answers with these files break off. ``store`` is the address of another hub that
+    weights are fetched from. ``fetched`` has the files that were sent, ``ranges`` the byte from
+    which on, where one was asked for, and ``authorized`` tells if ever a token came.
     """
 
     daemon_threads = True
@@ -50,6 +51,8 @@ class Hub(ThreadingHTTPServer):
         self.ranges: dict[str, int] = {}
         self.cuts: dict[str, int] = {}
         self.refusal: Refusal | None = None
+        self.store: str | None = None
+        self.authorized = False
         self.mood: Mood = "well"
         self.closing = threading.Event()
 
@@ -86,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, *, body: bool) -> None:
+        self.server.authorized |= "Authorization" in self.headers
         if self.server.mood != "well":
             self._be_moody()
             return
@@ -98,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(), body)
         elif path in {f"{api}/tree/{r}" for r in ("v2.0", COMMIT)}:
             self._send(json.dumps([self._entry(name) for name in self.server.files]).encode(), body)
+        elif name in self.server.files and self.server.store and not name.endswith(".json"):
+            self._send(b"", body, 302, {"Location": self.server.store + self.path})
         elif name in self.server.files:
             self._send_file(name, body)
         else:

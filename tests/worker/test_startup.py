@@ -1,8 +1,13 @@
 """A real worker process, from its start to the end of its pipe."""
 
+import json
+import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from app.ipc.messages import (
     Done,
@@ -15,7 +20,10 @@ from app.ipc.messages import (
     StepStats,
 )
 from app.parameters import ModelConfig
+from tests.support import hub
 from tests.support.checkpoints import enlarge, make_checkpoint
+from tests.support.hub import REPOSITORY
+from tests.support.permissions import UNPRIVILEGED, needs_linux
 from tests.support.workers import LONGEST_WAIT, start_message, submit, worker_process
 
 
@@ -70,3 +78,62 @@ def test_a_checkpoint_whose_warm_up_fails_is_never_ready_and_that_is_final(tmp_p
         assert failed.final
         assert "float16" in failed.message
         assert "VARIATIONS_DTYPE=float32" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("unet/config.json", "[" * 200_000, "unet/config.json cannot be read"),
+        ("scheduler/scheduler_config.json", '{"a":' * 200_000, "scheduler_config.json cannot"),
+        # Found out only where the first picture is made.
+        ("feature_extractor/preprocessor_config.json", '{"crop_size": 17}', "while loading"),
+    ],
+)
+def test_whatever_a_checkpoint_makes_loading_stumble_over_is_told_and_final(
+    tiny_checkpoint: Path, tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    if text.endswith("}"):
+        text = json.dumps(json.loads((folder / name).read_text()) | json.loads(text))
+    (folder / name).write_text(text)
+    with worker_process() as worker:
+        *_, failed = worker.started(start_message(str(folder)))
+        assert isinstance(failed, LoadFailed)
+        assert failed.final
+        assert words in failed.message
+
+
+@needs_linux
+@pytest.mark.parametrize("name", [".", "checkpoint", "checkpoint/unet/config.json"])
+def test_a_checkpoint_that_may_not_be_read_is_told_and_final(
+    tiny_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    inner = tmp_path / "inner"
+    folder = Path(shutil.copytree(tiny_checkpoint, inner / "checkpoint"))
+    (inner / name).chmod(0)
+    with worker_process(*(UNPRIVILEGED if os.geteuid() == 0 else ())) as worker:
+        *_, failed = worker.started(start_message(str(folder)))
+    (inner / name).chmod(0o700)
+    assert isinstance(failed, LoadFailed)
+    assert failed.final
+    assert "Permission denied; let the user that the service runs as read it" in failed.message
+
+
+def test_a_download_cut_short_goes_on_and_is_served_though_the_hub_falls_silent(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.hub(tiny_checkpoint) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+        start = start_message(REPOSITORY)
+        start = replace(start, config=replace(start.config, revision="v2.0"))
+        weights = "unet/diffusion_pytorch_model.safetensors"
+        server.cuts[weights] = 100_000
+        with worker_process() as worker:
+            heard = worker.started(start)
+            assert any(isinstance(m, Loading) and "trying again" in m.stage for m in heard)
+            assert isinstance(heard[-1], Ready)
+        assert server.ranges == {weights: 100_000}
+        server.mood = "silent"
+        with worker_process() as worker:
+            assert isinstance(worker.started(start)[-1], Ready)
