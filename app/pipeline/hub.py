@@ -172,6 +172,8 @@ def _refusal(repository: str, revision: str, error: HfHubHTTPError) -> str:
 
 def _is_final(error: HfHubHTTPError) -> bool:
     """True where the hub itself, and not a store that it refers to, refuses for good."""
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        return True
     status, url = error.response.status_code, str(error.response.url)
     return 400 <= status < 500 and status not in _BUSY and url.startswith(constants.ENDPOINT)
 

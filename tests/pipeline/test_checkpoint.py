@@ -538,3 +538,11 @@ def test_pickles_as_torch_wrote_them_first_are_loaded(tmp_path: Path) -> None:
     for path in folder.rglob("*.bin"):
         torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
     load(folder)
+
+
+def test_a_pickle_that_repeats_one_number_holds_no_more_than_its_bytes(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "pickled", safetensors=False)
+    torch.save({"a": torch.zeros(1).expand(HUGE)}, folder / "vae" / "diffusion_pytorch_model.bin")
+    _change(folder / "vae" / "config.json", block_out_channels=[2**13] * 3)
+    with pytest.raises(CheckpointError, match=r"asks for .* numbers or more .* hold [0-9]{3,4}$"):
+        load(folder)
