@@ -66,7 +66,8 @@ class VariationsForm(WireModel):
     num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[25])
     """More steps, finer pictures. Default: the checkpoint's."""
     scheduler: Annotated[Scheduler | None, AnyCase] = Field(default=None, examples=["dpmsolver++"])
-    """The solver, by diffusers' name: one of those that `GET /` lists. Default: the checkpoint's."""
+    """The solver, by diffusers' name, one of those that `GET /` lists. Default: the
+    checkpoint's."""
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, examples=[7])
     """Variation i is made from seed + i. Default: random, and reported."""
     width: int | None = Field(default=None, ge=1)

@@ -86,7 +86,7 @@ def test_a_checkpoint_whose_warm_up_fails_is_never_ready_and_that_is_final(tmp_p
         ("unet/config.json", "[" * 200_000, "unet/config.json cannot be read"),
         ("scheduler/scheduler_config.json", '{"a":' * 200_000, "scheduler_config.json cannot"),
         # Found out only where the first picture is made.
-        ("feature_extractor/preprocessor_config.json", '{"crop_size": 17}', "while loading"),
+        ("feature_extractor/preprocessor_config.json", '{"crop_size": 17}', "warm-up"),
     ],
 )
 def test_whatever_a_checkpoint_makes_loading_stumble_over_is_told_and_final(
