@@ -34,6 +34,7 @@ from app.pictures.decode import BYTES_PER_PIXEL
 from app.pictures.decoder import FITTED, LENGTH, LENGTHS, OUT_OF_MEMORY, REFUSED, TAKEN
 from app.pictures.fit import Preprocessing
 from app.pictures.formats.contents import FIELD
+from app.pictures.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +113,7 @@ class Decoders:
         self._limits = limits
         self._processes = _default_processes() if processes == "auto" else processes
         self._metrics = metrics
-        self._free = asyncio.Semaphore(self._processes)
-        self._waiting = 0
+        self._turns = Turns(self._processes)
         self._idle: list[Process] = []
         self._offered: set[Process] = set()
         self._running: set[Process] = set()
@@ -124,7 +124,7 @@ class Decoders:
     @property
     def waiting(self) -> int:
         """Uploads that wait for a process."""
-        return self._waiting
+        return self._turns.waiting
 
     @property
     def pids(self) -> list[int]:
@@ -143,26 +143,28 @@ class Decoders:
         await asyncio.gather(*map(_end, [*self._idle, *self._offered, *self._running]))
         self._idle.clear()
 
+    def predict(self, caller: str = "") -> float:
+        """Seconds until an upload of this caller would be decoded if it came now."""
+        return self._turns.predict(caller)
+
     async def decode(
-        self, read: Callable[[], Awaitable[bytes]], *, fit: Fit, preprocessing: Preprocessing
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        *,
+        fit: Fit,
+        preprocessing: Preprocessing,
+        caller: str = "",
     ) -> EncoderInput:
         """Decode and fit an upload; ``float32 [3, side, side]``.
 
-        ``read`` gives its bytes, and is called once there is a process for them: until then a large
-        upload can stay where it is. Raises the errors of :func:`app.pictures.decode.decode`,
-        :class:`TooCostly` where it takes more than the limits allow, :class:`DecoderDied`, and
-        :class:`NotReady` where no process can be started, or is to be. When cancelled, the process
-        is ended.
+        Callers are served in turn, by their names. ``read`` gives the upload's bytes, and is called
+        once there is a process for them: until then a large one can stay where it is. Raises the
+        errors of :func:`app.pictures.decode.decode`, :class:`TooCostly` where it takes more than
+        the limits allow, :class:`DecoderDied`, and :class:`NotReady` where no process can be
+        started, or is to be. When cancelled, the process is ended.
         """
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
+        async with self._turns.turn(caller):
             return await self._decode(await read(), fit, preprocessing)
-        finally:
-            self._free.release()
 
     async def _decode(self, data: bytes, fit: Fit, preprocessing: Preprocessing) -> EncoderInput:
         job = {

@@ -100,8 +100,8 @@ def reading(data: bytes) -> Callable[[], Awaitable[bytes]]:
     return read
 
 
-async def decoded(decoders: Decoders, data: bytes = SMALL) -> EncoderInput:
-    return await decoders.decode(reading(data), fit=Fit.CROP, preprocessing=PREPARE)
+async def decoded(decoders: Decoders, data: bytes = SMALL, caller: str = "") -> EncoderInput:
+    return await decoders.decode(reading(data), fit=Fit.CROP, preprocessing=PREPARE, caller=caller)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -513,3 +513,38 @@ def test_modules_in_the_working_folder_are_not_imported(name: str, tmp_path: Pat
     )
     assert run.stdout.endswith("(3, 32, 32)\n")
     assert not (tmp_path / "imported").exists()
+
+
+async def test_anothers_picture_is_decoded_before_the_many_slow_ones_of_one_caller(
+    slow: bytes,
+) -> None:
+    """And one of theirs that leaves ends its process at once."""
+    async with running(processes=1) as decoders:
+        many = [asyncio.create_task(decoded(decoders, slow, "many")) for _ in range(6)]
+        await until(lambda: decoders.pids)
+        (pid,) = decoders.pids
+        neighbour = asyncio.create_task(decoded(decoders, caller="neighbour"))
+        await until(lambda: decoders.waiting == 6)
+        many[0].cancel()
+        assert (await neighbour).shape == (3, 32, 32)
+        assert has_ended(pid)
+        assert not any(task.done() for task in many[1:])
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+        assert decoders.waiting == 0
+        assert not decoders.pids
+
+
+async def test_the_wait_for_a_process_is_predicted_from_those_that_decode(slow: bytes) -> None:
+    async with running(processes=1) as decoders:
+        await decoded(decoders, caller="neighbour")
+        alone = decoders.predict("neighbour")
+        tasks = [asyncio.create_task(decoded(decoders, slow, "many")) for _ in range(3)]
+        await until(lambda: decoders.pids)
+        await until(lambda: decoders.predict("neighbour") > 2 * alone)
+        assert decoders.predict("many") > decoders.predict("neighbour")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert decoders.predict("neighbour") == alone
