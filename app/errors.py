@@ -88,8 +88,22 @@ class QuotaExceeded(Refused, title="Too many requests of one key", status=429, r
     """As many requests as one API key may have are already waiting."""
 
 
+class ShareExceeded(Refused, title="Share of the queue used up", status=429, reason="share"):
+    """One API key has its even share of the queue, which others use too."""
+
+
+class TooManyUploads(Refused, title="Too many uploads", status=429, reason="uploads"):
+    """As many uploads as one caller may have are arriving."""
+
+
 class DeadlineOutOfReach(Refused, title="Deadline out of reach", reason="deadline"):
     """It would be finished only after the caller's deadline, or the service's."""
+
+
+class OwnDeadlineOutOfReach(
+    DeadlineOutOfReach, title="Own deadline out of reach", reason="own_deadline"
+):
+    """The caller's own deadline is shorter than the work, or the upload, takes by itself."""
 
 
 class NotReady(Refused, title="Not ready", reason="not_ready"):
@@ -101,7 +115,13 @@ class Draining(NotReady, title="Shutting down", reason="draining"):
 
 
 class DeadlineExceeded(VariationsError, title="Deadline exceeded", status=504):
-    """The request was accepted but did not finish within its deadline."""
+    """The request was accepted but did not finish within the service's time."""
+
+
+class OwnDeadlineExceeded(DeadlineExceeded, title="Own deadline exceeded"):
+    """The same, within the shorter time that its caller gave it."""
+
+    reason = OwnDeadlineOutOfReach.reason
 
 
 class GenerationFailed(VariationsError, title="Generation failed"):

@@ -182,6 +182,14 @@ class ModelInfo:
         )
         return replace(parameters, **changes)
 
+    def cheapest(self) -> Parameters:
+        """The least that can be asked for: one step of one small picture without guidance."""
+        width, height = min(self.sizes, key=lambda size: size[0] * size[1])
+        return self.defaults(
+            guidance_scale=1.0, num_inference_steps=1, scheduler=Scheduler.DDIM,
+            width=width, height=height,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:

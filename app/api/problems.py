@@ -39,7 +39,7 @@ _DESCRIPTIONS = {
     413: "Too many bytes or pixels, or too costly to decode",
     415: "A format that is not accepted",
     422: "A field is missing, unknown or out of its range, or the picture ended its decoder",
-    429: "The queue is full, or the key over its quota; ask again after `Retry-After` seconds",
+    429: "The queue is full, or the key over its share; ask again after `Retry-After` seconds",
     500: "The pictures could not be made",
     503: "Not ready, or not to be done in time; ask again after `Retry-After` seconds, if any",
     504: "Not finished within the deadline",
@@ -156,6 +156,8 @@ def without_folders(message: str) -> str:
 async def _on_error(request: Request, error: VariationsError) -> Response:
     if isinstance(error, errors.Refused):
         service_of(request).metrics.http.refused(error.reason)
+    if isinstance(error, errors.OwnDeadlineExceeded):
+        service_of(request).metrics.http.refused(error.reason, pictures=0)
     if error.__cause__ is not None:
         logger.debug("%s", error.message, exc_info=error.__cause__)
     return of_error(request.scope, error)

@@ -33,6 +33,9 @@ class Service:
     draining: bool = False
     """About to end: nothing new is accepted, and what was accepted is finished."""
 
+    def __post_init__(self) -> None:
+        self.metrics.http.watch(lambda: self.limiter.uploads)
+
     def model(self) -> tuple[ModelInfo, Preprocessing]:
         """The model that makes the variations, and what its encoder takes.
 
@@ -59,7 +62,7 @@ class Service:
         model = self.engine.model
         if model is None or not self.engine.accepting:
             return 0.0
-        return self.engine.predict(model.defaults()).started
+        return max(self.engine.predict(model.defaults()).started, self.decoders.predict())
 
 
 def service_of(connection: HTTPConnection) -> Service:

@@ -24,10 +24,8 @@ class _RequestMetrics:
         gauge = partial(Gauge, registry=registry)
         self._pictures = pictures
         self._queue = gauge("variations_queue_requests", "Requests accepted and not yet answered.")
-        self._predicted_wait = gauge(
-            "variations_predicted_wait_seconds",
-            "Seconds that a request accepted now would wait for its first step.",
-        )
+        wait = "Seconds that a request accepted now would wait for its first step."
+        self._predicted_wait = gauge("variations_predicted_wait_seconds", wait)
         self._first_step_seconds = Histogram(
             "variations_first_step_seconds",
             "Seconds from a request's acceptance by the engine to the start of its first step.",

@@ -10,7 +10,8 @@ from app.ipc.messages import StageName
 from app.pictures.sandbox import Reason
 
 REQUEST_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-REFUSALS = ("queue_full", "quota", "deadline", "not_ready", "draining")
+_NO_ROOM = ("queue_full", "share", "quota", "uploads")
+REFUSALS = (*_NO_ROOM, "deadline", "own_deadline", "not_ready", "draining")
 
 
 class HttpMetrics:
@@ -32,7 +33,7 @@ class HttpMetrics:
         )
         self._refusals = counter(
             "variations_refusals_total",
-            "Requests refused though nothing was wrong with them, by reason.",
+            "Requests refused, or at their caller's own deadline stopped, by reason.",
             ["reason"],
         )
         self._stage_seconds = histogram(
@@ -42,6 +43,8 @@ class HttpMetrics:
             "step), encode, denoise, decode, safety (checker), write (files).",
             ["stage"],
         )
+        uploads = "Requests whose forms are arriving."
+        self._uploads = Gauge("variations_upload_requests", uploads, registry=registry)
         for reason in REFUSALS:
             self._refusals.labels(reason)
         for stage in get_args(StageName):
@@ -52,10 +55,14 @@ class HttpMetrics:
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def refused(self, reason: str) -> None:
-        """A request was refused for one of :data:`REFUSALS`."""
-        self._refused.inc()
+    def refused(self, reason: str, pictures: int = 1) -> None:
+        """A request was refused for one of :data:`REFUSALS`; 0 ``pictures`` if it was stopped."""
+        self._refused.inc(pictures)
         self._refusals.labels(reason).inc()
+
+    def watch(self, uploads: Callable[[], int]) -> None:
+        """Ask ``uploads`` at every scrape for the requests whose forms are arriving."""
+        self._uploads.set_function(uploads)
 
     def stages(self, seconds: Mapping[StageName, float]) -> None:
         """A request was answered after ``seconds`` in each of its stages."""

@@ -69,6 +69,7 @@ class FakeEngine(Engine):
         self.parameters: list[Parameters] = []
         self.conditions: list[Condition] = []
         self.predicted = Span(0.5, 1.5)
+        self.slow_steps = 1
         self.ends: dict[str, float] = {}
         self.trials = 0
 
@@ -90,7 +91,8 @@ class FakeEngine(Engine):
         return self.predicted
 
     def fastest(self, parameters: Parameters) -> float:
-        return self.predicted.finished - self.predicted.started
+        alone = self.predicted.finished - self.predicted.started
+        return alone * (self.slow_steps if parameters.num_inference_steps > 1 else 1)
 
     def finishes(self) -> dict[str, float]:
         return self.ends
@@ -152,6 +154,7 @@ class FakeDecoders(Decoders):
         self.gate = Gate()
         self.gone = threading.Event()
         self.error: VariationsError | None = None
+        self.predicted = 0.0
 
     async def start(self) -> None:
         pass
@@ -159,8 +162,16 @@ class FakeDecoders(Decoders):
     async def stop(self) -> None:
         pass
 
+    def predict(self, caller: str = "") -> float:
+        return self.predicted
+
     async def decode(
-        self, read: Callable[[], Awaitable[bytes]], *, fit: Fit, preprocessing: Preprocessing
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        *,
+        fit: Fit,
+        preprocessing: Preprocessing,
+        caller: str = "",
     ) -> EncoderInput:
         try:
             await self.gate.passed()

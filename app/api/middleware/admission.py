@@ -11,10 +11,19 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.middleware.body import bounded, check_head
+from app.api.middleware.keys import ANYBODY
 from app.api.state import Service, service_of
 from app.api.timeline import Timeline
 from app.engine.engine import Engine
-from app.errors import DeadlineExceeded, DeadlineOutOfReach, InvalidParameter
+from app.errors import (
+    DeadlineExceeded,
+    DeadlineOutOfReach,
+    InvalidParameter,
+    OwnDeadlineExceeded,
+    OwnDeadlineOutOfReach,
+    TooSlow,
+    VariationsError,
+)
 from app.parameters import ModelInfo, Parameters
 from app.pictures.fit import Preprocessing
 
@@ -27,9 +36,9 @@ _PIECE_BYTES = 2**16
 class Admission:
     """An admitted request; lives in ``request.state.admission``.
 
-    ``seconds`` is how long it may take from its acceptance on, ``boundary`` that between the parts
-    of its form. ``model`` and its ``preprocessing``
-    were there to make its pictures, so it is not refused because the service drains now.
+    ``seconds`` is how long it may take from now on, ``boundary`` that between the parts of its
+    form. ``model`` and its ``preprocessing`` were there to make its pictures, so it is not refused
+    because the service drains now.
     """
 
     request_id: str
@@ -38,34 +47,53 @@ class Admission:
     seconds: float
     boundary: bytes
     timeline: Timeline = field(default_factory=Timeline)
+    caller: str = ANYBODY
+    """The name of its API key."""
+    in_haste: bool = False
+    """Its caller gives it less time than the service would."""
+    accepted: bool = False
+    """Its form is whole, and it has a place in the queue."""
     is_trial: bool = False
     """It is made though it is predicted to be late, to see whether it is."""
 
-    def predict(self, engine: Engine, parameters: Parameters) -> float:
-        """Seconds until the pictures would be done if they were submitted now.
+    def predict(self, engine: Engine, parameters: Parameters, decoding: float = 0.0) -> float:
+        """Seconds until the pictures would be done, with ``decoding`` seconds before the submit.
 
         Raises :class:`DeadlineOutOfReach` where that is too late; without a ``Retry-After`` where
         they would take too long even with nothing else to do.
         """
-        finished, fastest = engine.predict(parameters).finished, engine.fastest(parameters)
+        span, fastest = engine.predict(parameters), engine.fastest(parameters)
+        finished = span.finished + max(0.0, decoding - span.started)
         left = self.seconds - self.timeline.total()
         if finished > left and fastest <= left:
             self.is_trial = self.is_trial or engine.may_try()
         if finished <= left or (fastest <= left and self.is_trial):
             return finished
         never = fastest > self.seconds
-        raise DeadlineOutOfReach(
+        kind = OwnDeadlineOutOfReach if self.in_haste and fastest > left else DeadlineOutOfReach
+        raise kind(
             f"The pictures would be done in about {finished:.1f} s, and {left:.1f} s are left of "
             f"the {self.seconds:g} s that this request may take"
             + (f"; with nothing else to do they take {fastest:.1f} s" if never else ""),
             retry_after=None if never else finished - left,
         )
 
+    def out_of_time(self) -> VariationsError:
+        """The error of a request whose seconds are over: whose fault it is depends on the stage."""
+        if self.accepted:
+            kind = OwnDeadlineExceeded if self.in_haste else DeadlineExceeded
+            return kind(f"The request did not finish within {self.seconds:g} s and was stopped")
+        words = f"The body did not arrive within the {self.seconds:g} s that this request may take"
+        if self.in_haste:
+            return OwnDeadlineOutOfReach(words, retry_after=None)
+        return TooSlow(words, field="body")
+
 
 class AdmittedRoute(APIRoute):
     """A route whose requests are admitted before FastAPI reads their forms.
 
-    An admitted request counts in the limiter until its caller has taken the whole answer.
+    It is an upload until its form is whole; then it has a place in the queue, or is refused after
+    all, until its caller has taken the whole answer.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,9 +102,13 @@ class AdmittedRoute(APIRoute):
             return
         connection = HTTPConnection(scope)
         service = service_of(connection)
-        caller = service.keys.caller(connection.headers)
         admission = connection.state.admission = _admit(service, connection)
-        with service.limiter.admit(admission.request_id, caller):
+        with service.limiter.admit(admission.request_id, admission.caller):
+
+            def whole() -> None:
+                service.limiter.accept(admission.request_id)
+                admission.accepted = True
+
             try:
                 async with asyncio.timeout(admission.seconds) as deadline:
 
@@ -85,27 +117,36 @@ class AdmittedRoute(APIRoute):
                             deadline.reschedule(None)  # from here on other limits hold
                         await _send_in_pieces(message, send)
 
-                    body = bounded(receive, service.settings, admission.boundary)
+                    body = bounded(receive, service.settings, admission.boundary, whole)
                     await super().handle(scope, body, answer)
             except TimeoutError:
                 if not deadline.expired():
                     raise
-                raise DeadlineExceeded(
-                    f"The request did not finish within {admission.seconds:g} s and was stopped"
-                ) from None
+                raise admission.out_of_time() from None
 
 
 def _admit(service: Service, connection: HTTPConnection) -> Admission:
     """Raises whatever can be said against the request without its body."""
+    caller = service.keys.caller(connection.headers)
     model, preprocessing = service.model()
     boundary = check_head(connection, service.settings)
+    seconds = _seconds(connection.headers, service.settings.request_timeout)
+    in_haste = seconds < service.settings.request_timeout
+    if in_haste and seconds < (fastest := service.engine.fastest(model.cheapest())):
+        raise OwnDeadlineOutOfReach(
+            f"This request may take {seconds:g} s by its {TIMEOUT_HEADER}, and the least that can "
+            f"be asked for takes {fastest:.2g} s with nothing else to do",
+            retry_after=None,
+        )
     return Admission(
         # One search finds a request in every log; the tail tells apart callers that repeat ids.
         request_id=f"{connection.state.request_id}.{uuid.uuid4().hex[:8]}",
         model=model,
         preprocessing=preprocessing,
-        seconds=_seconds(connection.headers, service.settings.request_timeout),
+        seconds=seconds,
         boundary=boundary,
+        caller=caller,
+        in_haste=in_haste,
     )
 
 

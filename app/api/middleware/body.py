@@ -1,6 +1,7 @@
 """The body of a request: refusals by what its head says of it, and bounds while it arrives."""
 
 import asyncio
+from collections.abc import Callable
 
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
@@ -47,12 +48,14 @@ def check_head(connection: HTTPConnection, settings: Settings) -> bytes:
     return boundary
 
 
-def bounded(receive: Receive, settings: Settings, boundary: bytes) -> Receive:
+def bounded(
+    receive: Receive, settings: Settings, boundary: bytes, whole: Callable[[], None]
+) -> Receive:
     """The same body, refused where it passes a limit: bytes, declared or not, or time.
 
-    One that ends before its form does is refused too: its last field would be lost and nobody
-    told. After the body there is only the end of the connection to receive, which may take its
-    time.
+    ``whole`` is called once its last byte has arrived, and may refuse it by raising. A body that
+    ends before its form does is refused too: its last field would be lost and nobody told. After
+    the body there is only the end of the connection to receive, which may take its time.
     """
     limit, seconds, total, arriving = settings.max_upload_bytes, settings.upload_timeout, 0, True
     until = asyncio.get_running_loop().time() + seconds
@@ -81,6 +84,8 @@ def bounded(receive: Receive, settings: Settings, boundary: bytes) -> Receive:
                     "The body ends before its form does: the closing boundary is missing, so "
                     "something of it is lost; send it again",
                 )
+            if not arriving:
+                whole()
         return message
 
     return receive_bounded

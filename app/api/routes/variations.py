@@ -70,9 +70,14 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     engine, timeline = service.engine, admission.timeline
     arrived = perf_counter()
     parameters = form.wishes().resolve(admission.model)
-    admission.predict(engine, parameters)  # before the picture is decoded for nothing
+    decoding = service.decoders.predict(admission.caller)
+    # Before the picture is decoded for nothing.
+    service.limiter.expect(admission.request_id, admission.predict(engine, parameters, decoding))
     pixels = await service.decoders.decode(
-        form.image.read, fit=parameters.fit, preprocessing=admission.preprocessing
+        form.image.read,
+        fit=parameters.fit,
+        preprocessing=admission.preprocessing,
+        caller=admission.caller,
     )
     submitted = timeline.passed("read", arrived)
     condition = Condition.guided(pixels, parameters.guidance_scale)

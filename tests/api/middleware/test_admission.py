@@ -3,17 +3,21 @@
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from app.api.middleware.limiter import LEAST_UPLOADS, UPLOADS_PER_PLACE
 from app.engine.lifecycle import WorkerState
 from app.settings import Settings
 from tests.support.bombs import BOMBS
 from tests.support.client import Post
 from tests.support.fakes import FakeEngine
 from tests.support.problems import assert_problem
+from tests.support.scrape import eventually, value
+from tests.support.sockets import send_request
 
 MULTIPART = "multipart/form-data; boundary=x"
 PART = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
@@ -120,17 +124,65 @@ def test_a_full_queue_is_a_429_and_takes_requests_again_afterwards(
     assert post().status_code == 200
 
 
-def test_uploads_under_way_count_as_requests_in_the_queue(url: str, post: Post) -> None:
+@contextmanager
+def uploading(url: str, number: int) -> Iterator[list[socket.socket]]:
+    """Connections on which uploads have begun, and will not end by themselves."""
     address = urlsplit(url)
-    uploads = [socket.create_connection((address.hostname, address.port)) for _ in range(2)]
-    try:
-        for upload in uploads:
+    with ExitStack() as stack:
+        uploads = []
+        for _ in range(number):
+            upload = socket.create_connection((address.hostname, address.port), timeout=30)
+            stack.enter_context(upload)
             upload.sendall(head("Content-Length: 1000", "Expect: 100-continue"))
             assert upload.recv(1000).startswith(b"HTTP/1.1 100 ")  # now its body is being read
-        assert_problem(post(), 429)
-    finally:
-        for upload in uploads:
-            upload.close()
+            uploads.append(upload)
+        yield uploads
+
+
+def test_uploads_under_way_take_nobodys_place(
+    url: str, post: Post, client: httpx.Client, engine: FakeEngine
+) -> None:
+    eventually(lambda: value(client, "variations_upload_requests") == 0)
+    with uploading(url, 5):
+        assert value(client, "variations_upload_requests") == 5
+        assert post().status_code == 200
+        assert post().status_code == 200
+    eventually(lambda: value(client, "variations_upload_requests") == 0)
+
+
+def test_uploads_under_way_are_bounded(url: str, post: Post, client: httpx.Client) -> None:
+    most = max(LEAST_UPLOADS, UPLOADS_PER_PLACE * 2) // 2
+    eventually(lambda: value(client, "variations_upload_requests") == 0)
+    counted = {"reason": "uploads"}
+    before = value(client, "variations_refusals_total", counted)
+    with uploading(url, most):
+        refused = post()
+        assert f"{most} uploads" in assert_problem(refused, 429)["detail"]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert answer_to(url, head("Content-Length: 1000")).startswith(b"HTTP/1.1 429 ")
+    assert value(client, "variations_refusals_total", counted) == before + 2
+    eventually(lambda: value(client, "variations_upload_requests") == 0)
+    assert post().status_code == 200
+
+
+def test_an_upload_that_is_whole_only_when_the_queue_has_filled_is_a_429(
+    url: str, png: bytes, engine: FakeEngine
+) -> None:
+    engine.gate.held = True
+    body = PART + png + b"\r\n--x--\r\n"
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as late:
+        late.sendall(head(f"Content-Length: {len(body)}", "Expect: 100-continue"))
+        assert late.recv(1000).startswith(b"HTTP/1.1 100 ")
+        late.sendall(body[:-1])
+        with send_request(url, png), send_request(url, png):
+            for _ in range(2):
+                assert engine.gate.reached.acquire(timeout=60)
+            # Another head is told so unread, and the upload only once it is whole.
+            assert answer_to(url, head("Content-Length: 1000")).startswith(b"HTTP/1.1 429 ")
+            late.sendall(body[-1:])
+            assert late.recv(65536).startswith(b"HTTP/1.1 429 ")
+    assert len(engine.parameters) == 2
 
 
 def test_a_body_that_comes_too_slowly_is_a_408(url: str, client: httpx.Client) -> None:

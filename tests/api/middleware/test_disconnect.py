@@ -4,6 +4,7 @@ import asyncio
 import errno
 import select
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -12,9 +13,12 @@ import pytest
 
 from app.api.application import create_app
 from app.settings import Settings
+from tests.support.bombs import slow_jpeg
 from tests.support.client import Post
+from tests.support.engine import process_is_gone
 from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.scrape import eventually, value
+from tests.support.serving import serving
 from tests.support.sockets import RESET_ON_CLOSE, send_request
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -111,3 +115,28 @@ def test_a_server_may_cancel_the_request_of_a_client_that_left(png: bytes) -> No
 
     asyncio.run(scenario())
     assert engine.gone.is_set()
+
+
+def test_a_client_that_leaves_ends_the_process_that_decodes_its_picture(png: bytes) -> None:
+    """And the neighbour's, behind it, is decoded."""
+    engine, keys = FakeEngine(), ["a-key-of-enough-letters", "another-key-for-others"]
+    settings = Settings(api_keys=",".join(keys), decoders=1)  # type: ignore[arg-type]
+    app = create_app(settings, engine)
+    decoders = app.state.service.decoders
+    with serving(app) as url, ThreadPoolExecutor(1) as neighbour:
+        slow = slow_jpeg()
+        with send_request(url, slow, key=keys[0]), send_request(url, slow, key=keys[0]):
+            eventually(lambda: len(decoders.pids) == 1 and decoders.waiting == 1)
+            (pid,) = decoders.pids
+            answer = neighbour.submit(
+                httpx.post,
+                f"{url}/variations",
+                files={"image": ("a.png", png)},
+                headers={"authorization": f"Bearer {keys[1]}"},
+                timeout=60,
+            )
+            eventually(lambda: decoders.waiting == 2)
+        assert answer.result().status_code == 200
+        assert process_is_gone(pid)
+        eventually(lambda: not decoders.pids)
+    assert len(engine.parameters) == 1
