@@ -69,10 +69,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     max_queue: int = Field(default=64, ge=1)
-    """Requests accepted whose answer is not yet read; more are refused with 429."""
+    """Requests accepted, each with its whole form, whose answer is not yet read; more are refused
+    with 429. API keys in use share them evenly."""
     key_quota: int | None = Field(default=None, ge=1)
     """Most such requests of one API key, or of all callers where there are no keys; more are
-    refused with 429. Empty: no quota."""
+    refused with 429. Empty: an even share among the keys in use."""
     request_timeout: Seconds = 300.0
     """Seconds from acceptance to the answer; what cannot be done by then is refused with 503. A
     caller may ask for less with `X-Request-Timeout`."""

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 from app.engine import attempts, lifecycle
 from app.engine.generation import Generation, Status
 from app.engine.lifecycle import Lifecycle, WorkerState
-from app.engine.mirror import NEWCOMER, Mirror
+from app.engine.mirror import Mirror
+from app.engine.predictions import Predictions
 from app.engine.watchdog import Timeouts
 from app.errors import (
     AttemptsExhausted,
@@ -82,6 +83,7 @@ class Engine:
         self.max_rows: int | None = None
         self._metrics = metrics
         self._mirror = Mirror()
+        self._predictions = Predictions(self._mirror)
         self._lifecycle = Lifecycle(start, timeouts or Timeouts(), self, metrics)
         self._tried_at = -math.inf
 
@@ -99,6 +101,11 @@ class Engine:
     def pending(self) -> int:
         """Requests submitted and not ended."""
         return len(self._mirror)
+
+    @property
+    def _running(self) -> bool:
+        """There is a worker, and time brings what is predicted nearer."""
+        return self.state.phase == "ready"
 
     @property
     def worker_pid(self) -> int | None:
@@ -137,7 +144,7 @@ class Engine:
 
     def predict(self, parameters: Parameters) -> Span:
         """Seconds until a request would start and be finished if it were accepted now."""
-        span = self._mirror.predict(parameters)[NEWCOMER]
+        span = self._predictions.behind(parameters, running=self._running)
         wait = self._lifecycle.restart_seconds()
         return Span(wait + span.started, wait + span.finished)
 
@@ -161,7 +168,8 @@ class Engine:
     def finishes(self) -> dict[str, float]:
         """Seconds until every submitted request will be finished, by its id."""
         wait = self._lifecycle.restart_seconds()
-        return {name: wait + span.finished for name, span in self._mirror.predict().items()}
+        finishes = self._predictions.finishes(running=self._running)
+        return {name: wait + seconds for name, seconds in finishes.items()}
 
     def ready_in(self) -> float | None:
         """Seconds until there should be a worker, or ``None`` where there will be none."""
@@ -306,7 +314,7 @@ class Engine:
         for generation, position in self._mirror.positions():
             if generation.watchers:
                 wait = self._lifecycle.restart_seconds()
-                span = self._mirror.predict()[generation.request_id]
+                span = self._predictions.of(generation.request_id, running=self._running)
                 generation.queue(position, wait + span.started)
 
     def _count_pending(self) -> None:

@@ -12,7 +12,7 @@ from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
 from app.scheduling.batcher import Batch, Batcher, Ticket
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import Span, forecast, tickets
+from app.scheduling.forecast import Forecast, Span, forecast, tickets
 
 NEWCOMER = ""
 """The id, in a forecast, of a request that has not been accepted yet."""
@@ -37,7 +37,9 @@ class Mirror:
         self._buckets: tuple[int, ...] = (1,)
         self._line = Batcher(self._buckets)
         self._decoded_at_once = 1
-        self._forecast: dict[str, Span] | None = None
+        self._forecast: Forecast | None = None
+        self._news = False
+        """More has happened since the forecast was made than that time has passed."""
 
     def __len__(self) -> int:
         return len(self._unfinished)
@@ -54,7 +56,12 @@ class Mirror:
         if generation.request_id in self._unfinished:
             raise ValueError(f"request {generation.request_id!r} is already in the queue")
         self._unfinished[generation.request_id] = generation
-        self._forecast = None
+        known = self._forecast.spans if self._forecast else {}
+        if generation.request_id in known or len(known) > 2 * len(self):  # it knows of too many
+            self._forecast = None
+        if self._forecast:
+            self._forecast.append(generation.request_id, generation.parameters)
+        self._news = True
 
     def remove(self, generation: Generation) -> None:
         """The worker has answered it."""
@@ -64,7 +71,7 @@ class Mirror:
     def cancel(self, generation: Generation) -> bool:
         """Nobody waits for it any more; gives whether the worker has it and must be told."""
         self._unfinished.pop(generation.request_id, None)
-        self._forecast = None
+        self._news = True
         return generation.request_id in self._submitted
 
     @property
@@ -101,7 +108,7 @@ class Mirror:
         self._submitted.pop(request_id, None)
         self._encoded.discard(request_id)
         self._line.cancel(request_id)
-        self._forecast = None
+        self._news = True
 
     def encoded(self, message: Encoded) -> None:
         """The samples of a request have joined the line."""
@@ -160,32 +167,37 @@ class Mirror:
 
         Seconds count from now, or from when there is a worker again.
         """
-        if newcomer is not None:
-            return self._run_forward([(NEWCOMER, newcomer)])
-        if self._forecast is None:
-            self._forecast = self._run_forward([])
+        forecast = self.forecast()
+        further = {} if newcomer is None else {NEWCOMER: forecast.behind(newcomer)}
+        return forecast.spans | further
+
+    def forecast(self, *, of_late: bool = False) -> Forecast:
+        """The spans of all generations, and of any that came behind them.
+
+        ``of_late`` takes the last one, if there was one for this worker: its seconds count from
+        when it was made, and it knows of those that have come since, but of nothing else.
+        """
+        if self._forecast is None or (self._news and not of_late):
+            self._forecast, self._news = self._run_forward(), False
         return self._forecast
 
-    def _run_forward(self, more: list[tuple[str, Parameters]]) -> dict[str, Span]:
+    def _run_forward(self) -> Forecast:
         """All together; while there are last attempts, these alone and before all others."""
         waiting = [one for one in self if one.request_id not in self._submitted]
         last = [one for one in waiting if attempts.is_last(one)]
         if not any(map(attempts.is_last, self)):
-            return self._forecast_worker(waiting, more)
-        spans = self._forecast_worker([], [])
-        groups = [[(one.request_id, one.parameters)] for one in last]
-        groups.append([(one.request_id, one.parameters) for one in waiting if one not in last])
-        groups[-1] += more
-        for group in groups:
+            return self._forecast_worker(waiting)
+        spans = self._forecast_worker([]).spans
+        for group in [*([one] for one in last), [one for one in waiting if one not in last]]:
+            unencoded = [(one.request_id, one.parameters) for one in group]
             now = max((span.finished for span in spans.values()), default=0.0)
             idle = Batcher(self._buckets)
-            after = forecast(idle, group, [], self.costs, self._decoded_at_once)
-            spans |= {n: Span(now + s.started, now + s.finished) for n, s in after.items()}
-        return spans
+            after = Forecast(idle, unencoded, [], self.costs, self._decoded_at_once, begin=now)
+            spans |= after.spans
+        after.spans = spans
+        return after
 
-    def _forecast_worker(
-        self, waiting: list[Generation], more: list[tuple[str, Parameters]]
-    ) -> dict[str, Span]:
+    def _forecast_worker(self, waiting: list[Generation]) -> Forecast:
         """What the worker has, and behind it those that wait for a worker."""
         there = [one for one in self if one.request_id in self._submitted]
         in_line = {ticket.request_id for ticket in self._line}
@@ -203,7 +215,7 @@ class Mirror:
         line = self._line.copy()
         for name in in_line - self._unfinished.keys():
             line.cancel(name)
-        return forecast(line, unencoded + more, undecoded, self.costs, self._decoded_at_once)
+        return Forecast(line, unencoded, undecoded, self.costs, self._decoded_at_once)
 
     def fastest(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as fast as ever seen."""
@@ -227,4 +239,4 @@ class Mirror:
     def _learn(self, learn: Callable[[], None]) -> None:
         learn()
         self.lowest.lower_to(self.costs)
-        self._forecast = None
+        self._news = True

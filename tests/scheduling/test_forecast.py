@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from app.parameters import Fit, Parameters, Scheduler
 from app.scheduling.batcher import Batcher, Ticket
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import forecast, tickets
+from app.scheduling.forecast import Forecast, Span, forecast, tickets
 
 SIZES = ((64, 64), (128, 64), (64, 128))
 
@@ -114,6 +114,50 @@ def test_counting_equal_steps_together_changes_nothing(
     assert spans.keys() == expected.keys()
     for name, span in spans.items():
         assert (span.started, span.finished) == pytest.approx(expected[name]), name
+
+
+@settings(max_examples=200)
+@given(
+    line=lines(),
+    to_encode=requests,
+    to_decode=requests,
+    further=requests.filter(bool),
+    costs=some_costs(),
+    decoded_at_once=st.integers(1, 5),
+)
+def test_a_further_request_is_predicted_as_if_all_had_been_run_forward_together(
+    line: Batcher,
+    to_encode: list[Parameters],
+    to_decode: list[Parameters],
+    further: list[Parameters],
+    costs: Costs,
+    decoded_at_once: int,
+) -> None:
+    """And so is one behind it, once the first is accepted."""
+    unencoded = [(f"encode {name}", parameters) for name, parameters in enumerate(to_encode)]
+    undecoded = [
+        ticket
+        for name, parameters in enumerate(to_decode)
+        for ticket in tickets(f"decode {name}", parameters)
+    ]
+    kept = Forecast(line, unencoded, undecoded, costs, decoded_at_once)
+    whole = forecast(line, unencoded, undecoded, costs, decoded_at_once)
+    assert kept.spans.keys() == whole.keys()
+    for name, span in kept.spans.items():
+        assert seconds_of(span) == pytest.approx(seconds_of(whole[name])), name
+    for number, parameters in enumerate(further):
+        unencoded.append((f"further {number}", parameters))
+        together = forecast(line, unencoded, undecoded, costs, decoded_at_once)
+        span = kept.behind(parameters)
+        assert seconds_of(span) == pytest.approx(seconds_of(together[f"further {number}"]))
+        kept.append(f"further {number}", parameters)
+        accepted = kept.spans[f"further {number}"]
+        assert seconds_of(accepted) == pytest.approx(seconds_of(span))
+
+
+def seconds_of(span: Span) -> tuple[float, float]:
+    """To its start and to its end."""
+    return span.started, span.finished
 
 
 def turn_by_turn(
