@@ -62,7 +62,7 @@ class Service:
         model = self.engine.model
         if model is None or not self.engine.accepting:
             return 0.0
-        return max(self.engine.predict(model.defaults()).started, self.decoders.predict())
+        return max(self.engine.predict(model.defaults()).started, self.decoders.wait())
 
 
 def service_of(connection: HTTPConnection) -> Service:

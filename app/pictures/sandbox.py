@@ -143,9 +143,9 @@ class Decoders:
         await asyncio.gather(*map(_end, [*self._idle, *self._offered, *self._running]))
         self._idle.clear()
 
-    def predict(self, caller: str = "") -> float:
-        """Seconds until an upload of this caller would be decoded if it came now."""
-        return self._turns.predict(caller)
+    def wait(self, caller: str = "") -> float:
+        """Seconds until there would be a process for an upload of this caller if it came now."""
+        return self._turns.wait(caller)
 
     async def decode(
         self,

@@ -1,4 +1,4 @@
-"""Turns: who may use one of a few decoders next, and when a further one would be done."""
+"""Turns: who may use one of a few decoders next, and how long a further one would wait."""
 
 import asyncio
 from collections import Counter, deque
@@ -52,8 +52,8 @@ class Turns:
         finally:
             self._end(caller, turn, ended)
 
-    def predict(self, caller: str) -> float:
-        """Seconds until a further job of this caller would be done.
+    def wait(self, caller: str) -> float:
+        """Seconds until a further job of this caller would begin.
 
         The turns are run forward. A job takes as long as its caller's did of late; one that has
         taken longer is taken to be half done.
@@ -73,14 +73,13 @@ class Turns:
                 clock, who = heappop(running)
                 counts[who] -= 1
             who = _next(waiting, counts, last_turn)
-            done = clock + self._typical(who)
             waiting[who] -= 1
             if not waiting[who]:
                 if who == caller:
-                    return done
+                    return clock
                 del waiting[who]
             counts[who] += 1
-            heappush(running, (done, who))
+            heappush(running, (clock + self._typical(who), who))
 
     def _typical(self, caller: str) -> float:
         """Seconds of a caller's job; of one that is not known, those of the quickest caller."""

@@ -56,5 +56,9 @@ def test_the_predicted_wait_is_that_of_one_picture_and_0_where_none_is_accepted(
 ) -> None:
     engine.predicted = Span(2.5, 4.0)
     assert service.predicted_wait() == 2.5
+    decoders = service.decoders
+    assert isinstance(decoders, FakeDecoders)
+    decoders.busy_for = 7.0
+    assert service.predicted_wait() == 7.0
     engine.worker = WorkerState("failed", "no such checkpoint")
     assert service.predicted_wait() == 0

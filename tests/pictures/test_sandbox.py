@@ -539,12 +539,11 @@ async def test_anothers_picture_is_decoded_before_the_many_slow_ones_of_one_call
 async def test_the_wait_for_a_process_is_predicted_from_those_that_decode(slow: bytes) -> None:
     async with running(processes=1) as decoders:
         await decoded(decoders, caller="neighbour")
-        alone = decoders.predict("neighbour")
+        assert decoders.wait("neighbour") == decoders.wait("many") == 0
         tasks = [asyncio.create_task(decoded(decoders, slow, "many")) for _ in range(3)]
-        await until(lambda: decoders.pids)
-        await until(lambda: decoders.predict("neighbour") > 2 * alone)
-        assert decoders.predict("many") > decoders.predict("neighbour")
+        await until(lambda: decoders.pids and decoders.wait("neighbour"))
+        assert decoders.wait("many") > decoders.wait("neighbour")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert decoders.predict("neighbour") == alone
+        assert decoders.wait("neighbour") == 0

@@ -1,4 +1,4 @@
-"""Turns of callers at a few decoders, and the prediction of when a further job would be done."""
+"""Turns of callers at a few decoders, and how long a further job would wait."""
 
 import asyncio
 
@@ -123,36 +123,41 @@ async def test_a_job_that_fails_makes_room_and_is_learned_from() -> None:
     bench.now += 3.0
     await bench.end("a 1", ValueError("no picture"))
     assert bench.running == ["a 2"]
-    assert bench.turns.predict("a") == pytest.approx(3.0 + 3.0)
+    assert bench.turns.wait("a") == pytest.approx(3.0)
 
 
 # Predictions
 
 
-async def test_before_anything_is_known_a_job_takes_no_time() -> None:
-    assert Bench(1).turns.predict("a") == 0.0
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_where_there_is_room_nobody_waits(at_once: int) -> None:
+    bench = Bench(at_once)
+    await bench.take("a", 9.0)
+    await bench.add(*(f"a {number}" for number in range(at_once - 1)))
+    assert bench.turns.wait("a") == bench.turns.wait("b") == 0.0
 
 
 async def test_a_job_takes_as_long_as_its_callers_own_did_of_late() -> None:
-    bench = Bench(2)
+    bench = Bench(1)
     await bench.take("slow", 10.0)
     await bench.take("quick", 0.5)
-    assert bench.turns.predict("slow") == pytest.approx(10.0)
-    assert bench.turns.predict("quick") == pytest.approx(0.5)
-    assert bench.turns.predict("unknown") == pytest.approx(0.5)
+    for caller, seconds in (("slow", 10.0), ("quick", 0.5), ("unknown", 0.5)):
+        await bench.add(f"{caller} 1")
+        assert bench.turns.wait("other") == pytest.approx(seconds)
+        await bench.cancel(f"{caller} 1")
     for _ in range(30):
         await bench.take("slow", 1.0)
-    assert bench.turns.predict("slow") == pytest.approx(1.0, rel=0.05)
+    await bench.add("slow 1")
+    assert bench.turns.wait("other") == pytest.approx(1.0, rel=0.05)
 
 
-async def test_the_jobs_that_run_are_waited_for() -> None:
+async def test_the_first_of_the_jobs_that_run_is_waited_for() -> None:
     bench = Bench(2)
     await bench.take("slow", 10.0)
-    await bench.take("quick", 0.5)
     await bench.add("slow 1")
     bench.now += 2.0
     await bench.add("slow 2")
-    assert bench.turns.predict("quick") == pytest.approx(8.0 + 0.5)
+    assert bench.turns.wait("quick") == pytest.approx(8.0)
 
 
 async def test_one_that_takes_longer_than_was_known_is_half_done() -> None:
@@ -162,9 +167,9 @@ async def test_one_that_takes_longer_than_was_known_is_half_done() -> None:
     began = bench.now
     for passed in (1.0, 4.0, 20.0):
         bench.now = began + passed
-        # The rest of the first, the next one, which seems to be like it, and its own.
-        assert bench.turns.predict("a") == pytest.approx(3 * passed)
-        assert bench.turns.predict("b") == pytest.approx(passed + 0.1)
+        # The rest of the first; and then the next one, which seems to be like it.
+        assert bench.turns.wait("b") == pytest.approx(passed)
+        assert bench.turns.wait("a") == pytest.approx(2 * passed)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])
@@ -174,20 +179,19 @@ async def test_a_prediction_is_what_happens(at_once: int, caller: str) -> None:
     for known, seconds in (("many", 9.0), ("third", 2.0), ("neighbour", 0.125)):
         await bench.take(known, seconds)
     await bench.add(*(f"many {number}" for number in range(12)), "third 1", "third 2")
-    predicted = bench.turns.predict(caller)
+    predicted = bench.turns.wait(caller)
     await bench.add(f"{caller} probe")
-    assert await done_at(bench, f"{caller} probe") == pytest.approx(predicted)
+    assert await started_after(bench, f"{caller} probe") == pytest.approx(predicted)
 
 
-async def done_at(bench: Bench, name: str) -> float:
-    """Run the jobs, each as long as is known of its caller; seconds until this one is done."""
+async def started_after(bench: Bench, name: str) -> float:
+    """Run the jobs, each as long as is known of its caller; seconds until this one begins."""
     began = bench.now
     since: dict[str, float] = {}
-    while True:
+    while name not in bench.running:
         since |= {one: bench.now for one in bench.running if one not in since}
         ends = {one: since[one] + bench.turns._seconds[caller_of(one)] for one in bench.running}
         first = min(ends, key=lambda one: ends[one])
         bench.now = ends[first]
-        if first == name:
-            return bench.now - began
         await bench.end(first)
+    return bench.now - began

@@ -154,7 +154,7 @@ class FakeDecoders(Decoders):
         self.gate = Gate()
         self.gone = threading.Event()
         self.error: VariationsError | None = None
-        self.predicted = 0.0
+        self.busy_for = 0.0
 
     async def start(self) -> None:
         pass
@@ -162,8 +162,8 @@ class FakeDecoders(Decoders):
     async def stop(self) -> None:
         pass
 
-    def predict(self, caller: str = "") -> float:
-        return self.predicted
+    def wait(self, caller: str = "") -> float:
+        return self.busy_for
 
     async def decode(
         self,

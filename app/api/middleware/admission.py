@@ -56,14 +56,14 @@ class Admission:
     is_trial: bool = False
     """It is made though it is predicted to be late, to see whether it is."""
 
-    def predict(self, engine: Engine, parameters: Parameters, decoding: float = 0.0) -> float:
-        """Seconds until the pictures would be done, with ``decoding`` seconds before the submit.
+    def predict(self, engine: Engine, parameters: Parameters, wait: float = 0.0) -> float:
+        """Seconds until the pictures would be done, if they are submitted in ``wait`` seconds.
 
         Raises :class:`DeadlineOutOfReach` where that is too late; without a ``Retry-After`` where
         they would take too long even with nothing else to do.
         """
         span, fastest = engine.predict(parameters), engine.fastest(parameters)
-        finished = span.finished + max(0.0, decoding - span.started)
+        finished = span.finished + max(0.0, wait - span.started)
         left = self.seconds - self.timeline.total()
         if finished > left and fastest <= left:
             self.is_trial = self.is_trial or engine.may_try()

@@ -70,9 +70,9 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     engine, timeline = service.engine, admission.timeline
     arrived = perf_counter()
     parameters = form.wishes().resolve(admission.model)
-    decoding = service.decoders.predict(admission.caller)
-    # Before the picture is decoded for nothing.
-    service.limiter.expect(admission.request_id, admission.predict(engine, parameters, decoding))
+    # Before the picture is decoded for nothing; how long that takes nobody knows.
+    wait = service.decoders.wait(admission.caller)
+    service.limiter.expect(admission.request_id, admission.predict(engine, parameters, wait))
     pixels = await service.decoders.decode(
         form.image.read,
         fit=parameters.fit,

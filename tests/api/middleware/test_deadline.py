@@ -156,7 +156,7 @@ def test_the_wait_for_a_decoder_is_predicted_too(
     client: httpx.Client, png: bytes, engine: FakeEngine, decoders: FakeDecoders
 ) -> None:
     engine.predicted = Span(0.5, 1.5)
-    decoders.predicted = 6.5
+    decoders.busy_for = 6.5
     refused = post_within(client, png, 5)
     body = assert_problem(refused, 503)
     assert "about 7.5 s" in body["detail"]
@@ -169,7 +169,7 @@ def test_a_decoder_that_is_quicker_than_the_queue_costs_nothing(
     client: httpx.Client, png: bytes, engine: FakeEngine, decoders: FakeDecoders
 ) -> None:
     engine.predicted = Span(7.0, 8.0)
-    decoders.predicted = 6.5
+    decoders.busy_for = 6.5
     assert "about 8.0 s" in assert_problem(post_within(client, png, 5), 503)["detail"]
 
 
