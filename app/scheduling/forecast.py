@@ -7,10 +7,10 @@ everything that the batcher knows: joining, waiting past the cap, sizes that tak
 from collections import Counter, deque
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
-from app.parameters import Parameters
+from app.parameters import Parameters, Size
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
 from app.scheduling.costs import Costs
 
@@ -65,7 +65,7 @@ class Forecast:
         begin: float = 0.0,
     ) -> None:
         self.spans: dict[str, Span] = {}
-        self._further: dict[Parameters, Span] = {}
+        self._further: dict[tuple[int, int, int, Size], Span] = {}
         self._all_run = _Run(line, unencoded, undecoded, costs, decoded_at_once)
         self._all_run.now = begin
         self._settle()
@@ -77,13 +77,13 @@ class Forecast:
 
     def behind(self, parameters: Parameters) -> Span:
         """The span of a further request."""
-        alike = replace(parameters, seed=0)
-        if alike not in self._further:
+        work = parameters.n, parameters.rows, parameters.calls, parameters.size
+        if work not in self._further:
             run = self._all_run.copy()
-            run.append(_FURTHER, alike)
+            run.append(_FURTHER, parameters)
             run.to_the_end(of=_FURTHER)
-            self._further[alike] = run.spans()[_FURTHER]
-        return self._further[alike]
+            self._further[work] = run.spans()[_FURTHER]
+        return self._further[work]
 
     def append(self, request_id: str, parameters: Parameters) -> None:
         """A further request has been accepted."""
@@ -167,9 +167,8 @@ class _Run:
             self._spare += 1
         if batches := self._line.round():
             all_run = sum(len(batch.tickets) for batch in batches) == len(self._line)
-            self._step(
-                batches, one=bool(self._to_encode or self._to_decode or (singly and all_run))
-            )
+            one = self._to_encode or self._to_decode or (singly and all_run)
+            self._step(batches, 1 if one else self._line.steps_to_a_last(batches))
         together = decoded_next(self._to_decode, self._decoded_at_once)
         if together:
             self.now += len(together) * self._costs.decode(together[0].size)
@@ -185,8 +184,7 @@ class _Run:
         for ticket in tickets(request_id, parameters):
             self._line.add(ticket)
 
-    def _step(self, batches: list[Batch], *, one: bool) -> None:
-        steps = 1 if one else self._line.steps_to_a_last(batches)
+    def _step(self, batches: list[Batch], steps: int) -> None:
         self._spare += steps - 1
         seconds = [self._step_seconds(batch.size, batch.bucket) for batch in batches]
         for batch, each in zip(batches[:steps], seconds, strict=False):
