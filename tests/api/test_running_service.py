@@ -171,6 +171,22 @@ def test_when_the_worker_dies_its_callers_only_wait_longer(
     eventually(lambda: client.get("/readyz").status_code == 200)
 
 
+def test_a_deadline_that_an_idle_service_could_not_meet_is_refused_before_anything_is_made(
+    client: httpx.Client, png: bytes
+) -> None:
+    counted = {"reason": "own_deadline"}
+    before = value(client, "variations_refusals_total", counted)
+    for seconds in ("0.0001", "0.002"):
+        response = client.post(
+            "/variations",
+            files={"image": ("a.png", png)},
+            headers={"x-request-timeout": seconds},
+        )
+        assert "the least that can be asked for" in assert_problem(response, 503)["detail"]
+        assert response.headers["x-should-retry"] == "false"
+    assert value(client, "variations_refusals_total", counted) == before + 2
+
+
 def test_a_refused_deadline_tells_when_to_come_back(
     client: httpx.Client, post: Post, png: bytes
 ) -> None:
