@@ -76,15 +76,14 @@ def test_what_was_accepted_is_answered_after_the_first_signal(
 
 
 def test_an_upload_that_was_under_way_is_finished_too(png: bytes) -> None:
-    with service_process(HOLDING, max_queue="1") as service:
+    with service_process(HOLDING) as service:
         service.wait_for("ready:")
         drain_during_an_upload(service, png)
 
 
 def drain_during_an_upload(service: ServiceProcess, png: bytes) -> None:
-    def is_full() -> bool:
-        answer = httpx.post(f"{service.url}/variations", files={"image": ("a.png", b"none")})
-        return answer.status_code == 429
+    def is_under_way() -> bool:
+        return "variations_upload_requests 1.0" in httpx.get(f"{service.url}/metrics").text
 
     request = httpx.Request("POST", f"{service.url}/variations", files={"image": ("a.png", png)})
     body = request.read()
@@ -94,7 +93,7 @@ def drain_during_an_upload(service: ServiceProcess, png: bytes) -> None:
         head = [f"{name}: {request.headers[name]}" for name in names]
         lines = ["POST /variations HTTP/1.1", "connection: close", *head, "", ""]
         caller.sendall("\r\n".join(lines).encode() + body[:100])
-        eventually(is_full)
+        eventually(is_under_way)
         service.signal(signal.SIGTERM)
         eventually(lambda: readiness(service) == "draining")
         caller.sendall(body[100:])
