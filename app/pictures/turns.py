@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from heapq import heapify, heappop, heappush
 from time import monotonic
@@ -15,7 +15,8 @@ class Turns:
     """Lets ``at_once`` jobs run at a time; belongs to one event loop.
 
     The next is of the caller with the fewest running, and of several such of the one whose last
-    turn is longest ago: one caller's many slow jobs hold up another's one for the rest of one.
+    turn is longest ago. Where there are several callers, by their names, the last that is free is
+    for one with none running: one caller's many slow jobs do not hold up another's one.
     """
 
     def __init__(self, at_once: int, clock: Callable[[], float] = monotonic) -> None:
@@ -69,10 +70,10 @@ class Turns:
         waiting[caller] = waiting.get(caller, 0) + 1
         last_turn, clock = dict(self._last_turn), 0.0
         while True:
-            while len(running) >= self._at_once:
-                clock, who = heappop(running)
-                counts[who] -= 1
-            who = _next(waiting, counts, last_turn)
+            while (who := _first(waiting, counts, last_turn)) and not self._has_room(who, counts):
+                clock, ended = heappop(running)
+                counts[ended] -= 1
+            _note(who, last_turn)
             waiting[who] -= 1
             if not waiting[who]:
                 if who == caller:
@@ -81,6 +82,11 @@ class Turns:
             counts[who] += 1
             heappush(running, (clock + self._typical(who), who))
 
+    def _has_room(self, caller: str, running: Counter[str]) -> bool:
+        """A job of this caller may run beside those that do."""
+        kept = 1 if caller and running[caller] and self._at_once > 1 else 0
+        return running.total() + kept < self._at_once
+
     def _typical(self, caller: str) -> float:
         """Seconds of a caller's job; of one that is not known, those of the quickest caller."""
         so_far = (self._clock() - began for who, began in self._running.values() if who == caller)
@@ -88,9 +94,12 @@ class Turns:
         return max(learned, *so_far, 0.0)
 
     def _call(self) -> None:
-        while self._waiting and len(self._running) < self._at_once:
+        while self._waiting:
             counts = Counter(who for who, _ in self._running.values())
-            caller = _next(self._waiting, counts, self._last_turn)
+            caller = _first(self._waiting, counts, self._last_turn)
+            if not self._has_room(caller, counts):
+                return
+            _note(caller, self._last_turn)
             turn = self._waiting[caller].popleft()
             if not self._waiting[caller]:
                 del self._waiting[caller]
@@ -112,8 +121,10 @@ class Turns:
         self._call()
 
 
-def _next(waiting: Iterable[str], running: Counter[str], last_turn: dict[str, int]) -> str:
-    """The caller whose turn it is, which is noted."""
-    caller = min(waiting, key=lambda name: (running[name], last_turn.get(name, 0)))
+def _first(waiting: Iterable[str], running: Counter[str], last_turn: Mapping[str, int]) -> str:
+    """The caller whose turn it is."""
+    return min(waiting, key=lambda name: (running[name], last_turn.get(name, 0)))
+
+
+def _note(caller: str, last_turn: dict[str, int]) -> None:
     last_turn[caller] = 1 + max(last_turn.values(), default=0)
-    return caller
