@@ -117,8 +117,9 @@ class Server(uvicorn.Server):
             logs.say(f"listening on {_url(listener)} (stop with Ctrl-C)")
         self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
         settings = self.service.settings
-        # An upload may be a file on the disk, and each request is watched for its client's end.
-        most = max(1, most_connections() - 2 * settings.max_queue)
+        # Uploads may be files on the disk, and each request is watched for its client's end.
+        uploads = self.service.limiter.most_uploads
+        most = max(1, most_connections() - uploads - 2 * settings.max_queue)
         connections = Connections(settings.upload_timeout, settings.keep_alive, most)
         self._watch = asyncio.create_task(connections.watch(self.server_state.connections))
 

@@ -22,7 +22,7 @@ ACTIVE_SECONDS = 60.0
 TURN_SECONDS = 5.0
 """A place waits so much longer than the ``Retry-After`` for the caller whose turn it is."""
 
-UPLOADS_PER_PLACE, LEAST_UPLOADS = 4, 32
+UPLOADS_PER_PLACE, LEAST_UPLOADS = 3, 32
 """Most uploads that arrive at once, for each place, and where there are few places."""
 
 
