@@ -40,7 +40,7 @@ def upload(url: str, seconds: str) -> Iterator[socket.socket]:
     address = urlsplit(url)
     lines = [
         "POST /variations HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: multipart/form-data; boundary=x",
         "Content-Length: 1000",
         f"X-Request-Timeout: {seconds}",

@@ -88,7 +88,7 @@ def test_uploads_under_way_of_one_key_leave_room_for_another(
     """As many as it can have."""
     head = [
         "POST /variations HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: multipart/form-data; boundary=x",
         "Content-Length: 1000",
         f"Authorization: Bearer {KEYS[0]}",
