@@ -165,7 +165,10 @@ async def one_post(url: str, key: str) -> None:
 
 @attack
 async def refused_with_a_long_queue(url: str, key: str) -> None:
-    """A hundred at once, so that most are refused, each with a prediction."""
+    """A hundred at once, so that most are refused, each with a prediction.
+
+    Those that are not are honest work, which is done in the order of its arrival.
+    """
     await post_for_ever(url, key, photo(), 100, 0.5, num_inference_steps="50")
 
 
@@ -178,7 +181,7 @@ async def leaving_behind_a_further_request(url: str, key: str) -> None:
     lines = [f"{name}: {text}" for name, text in request.headers.items() if name != "host"]
     whole = head(f"authorization: Bearer {key}", *lines) + request.read()
     further = head(method="GET", path="/healthz")
-    await for_ever(lambda: send(url, whole, further, hold=0.3), 4)
+    await for_ever(lambda: send(url, whole, further, hold=0.1), 4, 2.0)
 
 
 @attack
