@@ -6,7 +6,7 @@ Each goes on until its process is killed.
 import asyncio
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.bombs import saved, slow_jpeg, tiff_of_one_tall_tile_many_times, tiled_tiff
 from tests.support.load import photo
 
-Attack = Callable[[str, str], Awaitable[None]]
+Attack = Callable[[str, str], Coroutine[None, None, None]]
 
 ATTACKS: dict[str, Attack] = {}
 

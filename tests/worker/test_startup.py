@@ -119,7 +119,8 @@ def test_a_checkpoint_that_may_not_be_read_is_told_and_final(
     assert "Permission denied; let the user that the service runs as read it" in failed.message
 
 
-@pytest.mark.timeout(300)  # two workers, one after the other, and the waits of both
+@pytest.mark.slow  # two workers, one after the other, and the waits of both
+@pytest.mark.timeout(300)
 def test_a_download_cut_short_goes_on_and_is_served_though_the_hub_falls_silent(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Pages of other sites, and names that lead here, where no key is asked for."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from tests.support.serving import serving
 KEY = "0123456789abcdef"
 
 
-def served(**settings: object) -> Iterator[str]:
+def served(**settings: Any) -> Iterator[str]:
     with serving(create_app(Settings(**settings), FakeEngine(), FakeDecoders())) as url:
         yield url
 
