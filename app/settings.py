@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         """Names that the service may be called by; none: any."""
         if self.allowed_hosts or self.api_keys or not _is_loopback(self.host):
             return self.allowed_hosts
-        return ("localhost", "127.0.0.1", "::1", self.host)
+        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", self.host)))
 
     def to_model_config(self) -> ModelConfig:
         """The part of the settings that says which checkpoint to load and how."""

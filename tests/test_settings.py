@@ -1,5 +1,7 @@
 """Settings come from the environment, and wrong ones are named."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -176,3 +178,19 @@ def test_what_is_behind_a_proxy_is_checked(
 def test_a_root_path_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VARIATIONS_ROOT_PATH", "/variations-api/")
     assert Settings().root_path == "/variations-api"
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ("localhost", "127.0.0.1", "::1")),
+        ({"host": "127.0.0.2"}, ("localhost", "127.0.0.1", "::1", "127.0.0.2")),
+        ({"api_keys": ("0123456789abcdef",)}, ()),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, ()),
+        ({"allowed_hosts": ("example.org",)}, ("example.org",)),
+    ],
+)
+def test_on_loopback_without_keys_the_service_has_names_of_its_own(
+    given: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    assert Settings(**given).names() == names
