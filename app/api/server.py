@@ -64,6 +64,7 @@ def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,
+        loop="asyncio",  # whose errors and whose ends of connections are known here
         lifespan="on",
         log_config=None,
         access_log=False,
