@@ -70,7 +70,7 @@ class Turns:
         waiting[caller] = waiting.get(caller, 0) + 1
         last_turn, clock = dict(self._last_turn), 0.0
         while True:
-            while (who := _first(waiting, counts, last_turn)) and not self._has_room(who, counts):
+            while not self._has_room(who := _first(waiting, counts, last_turn), counts):
                 clock, ended = heappop(running)
                 counts[ended] -= 1
             _note(who, last_turn)

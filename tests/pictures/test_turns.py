@@ -181,15 +181,23 @@ async def test_one_that_takes_longer_than_was_known_is_half_done() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])
-@pytest.mark.parametrize("caller", ["many", "neighbour", "third"])
+@pytest.mark.parametrize("caller", ["many", "neighbour", "third", ""])
 async def test_a_prediction_is_what_happens(at_once: int, caller: str) -> None:
     bench = Bench(at_once)
-    for known, seconds in (("many", 9.0), ("third", 2.0), ("neighbour", 0.125)):
+    for known, seconds in (("many", 9.0), ("third", 2.0), ("neighbour", 0.125), ("", 1.0)):
         await bench.take(known, seconds)
     await bench.add(*(f"many {number}" for number in range(12)), "third 1", "third 2")
     predicted = bench.turns.wait(caller)
     await bench.add(f"{caller} probe")
     assert await started_after(bench, f"{caller} probe") == pytest.approx(predicted)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+async def test_a_caller_without_a_name_waits_as_is_predicted(at_once: int) -> None:
+    bench = Bench(at_once)
+    await bench.take("", 3.0)
+    await bench.add(*(f" {number}" for number in range(2 * at_once)))
+    assert bench.turns.wait("") == pytest.approx(6.0)
 
 
 async def started_after(bench: Bench, name: str) -> float:
