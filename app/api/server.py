@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
         self._drain_until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().set_exception_handler(FullTable())
+        asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         await super().startup(sockets)
         for listener in sockets or ():
             logs.say(f"listening on {_url(listener)} (stop with Ctrl-C)")
@@ -173,11 +173,11 @@ class Server(uvicorn.Server):
         self._drain_until = time.monotonic() + self.service.settings.drain_timeout
 
 
-class FullTable:
-    """Handler of an event loop's errors, which logs but now and then that no file is left to open.
+class AcceptErrors:
+    """Handler of an event loop's errors, which logs once a minute that no file is left to open.
 
     asyncio tries to accept a connection thousands of times then, pauses for a second, and tells of
-    every try.
+    every try. All other errors are handled as without it.
     """
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class FullTable:
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not (isinstance(error, OSError) and error.errno in _NO_FILES):
+        if not (isinstance(error, OSError) and error.errno in _NO_FILES and "socket" in context):
             loop.default_exception_handler(context)
             return
         self._untold += 1

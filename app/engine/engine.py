@@ -56,7 +56,7 @@ _ERRORS: dict[Failure, Callable[[str], VariationsError]] = {
 
 
 class Metrics(lifecycle.Metrics, Protocol):
-    """The numbers that the engine reports; :class:`app.metrics.EngineMetrics` keeps them."""
+    """The numbers that the engine reports; :class:`app.metrics.engine.EngineMetrics` keeps them."""
 
     def step(self, stats: StepStats) -> None: ...
     def stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None: ...

@@ -12,7 +12,7 @@ from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
 from app.scheduling.batcher import Batch, Batcher, Ticket
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import Forecast, Span, forecast, tickets
+from app.scheduling.forecast import Forecast, forecast, tickets
 
 NEWCOMER = ""
 """The id, in a forecast, of a request that has not been accepted yet."""
@@ -162,17 +162,10 @@ class Mirror:
 
     # Predictions
 
-    def predict(self, newcomer: Parameters | None = None) -> dict[str, Span]:
-        """The span of every generation, and as :data:`NEWCOMER` one after them all.
-
-        Seconds count from now, or from when there is a worker again.
-        """
-        forecast = self.forecast()
-        further = {} if newcomer is None else {NEWCOMER: forecast.behind(newcomer)}
-        return forecast.spans | further
-
     def forecast(self, *, of_late: bool = False) -> Forecast:
         """The spans of all generations, and of any that came behind them.
+
+        Seconds count from now, or from when there is a worker again.
 
         ``of_late`` takes the last one, if there was one for this worker: its seconds count from
         when it was made, and it knows of those that have come since, but of nothing else.

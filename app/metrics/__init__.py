@@ -18,8 +18,6 @@ from app import __version__, logs
 from app.metrics.engine import EngineMetrics
 from app.metrics.http import DecoderMetrics, HttpMetrics
 
-__all__ = ["DecoderMetrics", "EngineMetrics", "HttpMetrics", "Metrics"]
-
 MOST_RENDERINGS = 20
 """Of all metrics in a second. Each takes some milliseconds, in which nobody else is answered."""
 

@@ -18,13 +18,11 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from app.errors import CheckpointError, CheckpointUnavailable
 from app.pipeline.download import Downloads, Told, watched
-from app.pipeline.files import CHECKER, PARTS, find_damage, needed_files, unreadable
+from app.pipeline.files import CHECKER, PARTS, find_damage, unreadable
 from app.pipeline.known import DEMO, DEMO_FOLDER
 
 Report = Callable[[str, float | None], None]
 """Told what is being done, and how far it is (0–1) where that is known."""
-
-__all__ = ["PARTS", "Report", "find_checkpoint", "is_local", "needed_files"]
 
 _BUSY = {408, 425, 429}
 """Statuses of the 400s that say nothing about the repository."""

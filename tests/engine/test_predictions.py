@@ -3,7 +3,7 @@
 import pytest
 
 from app.engine.generation import Generation
-from app.engine.mirror import NEWCOMER, Mirror
+from app.engine.mirror import Mirror
 from app.engine.predictions import KEPT, Predictions
 from app.ipc.messages import Encoded, Ready, StepStats
 from app.parameters import Fit, Parameters, Scheduler
@@ -105,7 +105,7 @@ async def test_a_request_that_is_accepted_is_known_at_once() -> None:
     second = predictions.behind(PARAMETERS, running=True)
     assert second.finished > predictions.of("new", running=True).finished
     assert mirror.made == 1
-    assert mirror.predict(PARAMETERS)[NEWCOMER].finished == pytest.approx(second.finished + 1.0)
+    assert mirror.forecast().behind(PARAMETERS).finished == pytest.approx(second.finished + 1.0)
 
 
 @pytest.mark.parametrize("idle_seconds", [0.5, 600.0])
