@@ -20,7 +20,7 @@ from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
-from app.pipeline.solver import Solvers
+from app.pipeline.solvers import Solvers
 
 
 class Pipeline:
@@ -111,28 +111,44 @@ class Pipeline:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def encode(self, pixels: EncoderInput) -> NDArray[np.float32]:
-        """The projected CLIP embedding of a fitted picture, ``[projection]``, not normalised.
+    def encode(self, *pixels: EncoderInput) -> NDArray[np.float32]:
+        """The projected CLIP embeddings of fitted pictures, ``[N, projection]``, not normalised.
 
-        Raises :class:`GenerationFailed` where it is not finite.
+        Raises :class:`GenerationFailed` where one is not finite.
         """
         encoder = self._parts.image_encoder
-        batch = torch.tensor(pixels)[None].to(encoder.device, encoder.dtype)
-        embedding: NDArray[np.float32] = encoder(batch).image_embeds[0].float().cpu().numpy()
-        if not np.isfinite(embedding).all():
+        batch = torch.from_numpy(np.stack(pixels)).to(encoder.device, encoder.dtype)
+        embeddings: NDArray[np.float32] = encoder(batch).image_embeds.float().cpu().numpy()
+        if not np.isfinite(embeddings).all():
             raise GenerationFailed("the picture's embedding is not finite; try another picture")
-        return embedding
+        return embeddings
 
     def condition(self, condition: Condition) -> tuple[Row, ...]:
-        """The rows of each sample of a request, every distinct picture encoded and folded once."""
-        pictures = {id(row.picture): row.picture for row in condition.rows}
-        folded = {key: self._folded(picture) for key, picture in pictures.items()}
-        return tuple(Row(folded[id(row.picture)], row.weight) for row in condition.rows)
+        """The rows of each sample of a request."""
+        [rows] = self.conditions([condition])
+        return rows
 
-    def _folded(self, picture: EncoderInput | None) -> Tensor:
-        if picture is None:
-            return self._zero
-        return self._fold(torch.from_numpy(self.encode(picture)))
+    def conditions(self, conditions: Sequence[Condition]) -> list[tuple[Row, ...]]:
+        """The rows of several requests' samples: every distinct picture is encoded once, all
+        together, and folded.
+        """
+        rows = [row for condition in conditions for row in condition.rows]
+        pictures = {id(row.picture): row.picture for row in rows if row.picture is not None}
+        folded = {id(None): self._zero}
+        if pictures:
+            embeddings = torch.from_numpy(self.encode(*pictures.values()))
+            folded |= zip(pictures, map(self._fold, embeddings), strict=True)
+        return [
+            tuple(Row(folded[id(row.picture)], row.weight) for row in condition.rows)
+            for condition in conditions
+        ]
+
+    def prepare(self, parameters: Parameters, seconds: float) -> bool:
+        """Build on a request's solver table for about so many seconds; False: more is needed.
+
+        Without it :meth:`start` builds a table that is not there.
+        """
+        return self._solvers.prepare(parameters.scheduler, parameters.num_inference_steps, seconds)
 
     @torch.inference_mode()
     def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:

@@ -11,11 +11,11 @@ beside the basis vectors, and the table must make of them what the class did: so
 proven as it is built. Nothing of diffusers is called once a table exists.
 """
 
-import logging
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from time import perf_counter
 from typing import Any
 
 import diffusers
@@ -23,10 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.errors import CheckpointError, InvalidParameter
+from app.errors import CheckpointError
 from app.parameters import MAX_STEPS, Scheduler, unet_calls
-
-logger = logging.getLogger(__name__)
 
 SAMPLE_TERMS = 3
 OUTPUT_TERMS = 4
@@ -59,9 +57,6 @@ _TRIALS = 8
 _LARGEST_DEVIATION = 1e-4
 """Of a table's random run from its class's, in units of the largest number of that call."""
 
-_PROVEN_STEPS = 1, 2, 5, 20, MAX_STEPS
-"""Step counts, beside the checkpoint's default, whose tables are built at load."""
-
 
 @dataclass(frozen=True, slots=True)
 class SolverTable:
@@ -85,88 +80,6 @@ class SolverTable:
         return len(self.timesteps)
 
 
-class Solvers:
-    """The solvers that a checkpoint's scheduler config allows, and their tables, each built once.
-
-    ``offered`` are those that make the default number of steps. ``default`` is one of them:
-    ``wished``, or the config's own, where that is offered.
-    """
-
-    def __init__(
-        self, config: Mapping[str, Any], default_steps: int, wished: Scheduler | None = None
-    ) -> None:
-        """Build and prove tables of all solvers, in half a second; log what is not offered.
-
-        Raises :class:`CheckpointError` where no solver makes the default number of steps.
-        """
-        self._table = cache(partial(solver_table, config=config))
-        self._counts: dict[Scheduler, list[int]] = {}
-        refused: dict[Scheduler, str] = {}
-        for scheduler in Scheduler:
-            try:
-                self._table(scheduler, default_steps)
-            except CheckpointError as error:
-                refused[scheduler] = error.message
-                logger.info("Not offered: %s", error.message)
-            else:
-                self._counts[scheduler] = self._proven(scheduler, default_steps)
-        own = wished or own_scheduler(config)
-        if not self._counts:
-            raise CheckpointError(
-                "no solver suits the checkpoint's scheduler config: "
-                f"{refused[own or Scheduler.DDIM]}"
-            )
-        self.offered = tuple(self._counts)
-        self.default = own if own in self._counts else self.offered[0]
-        if self.default != own:
-            logger.warning(
-                "The checkpoint's own scheduler, %s, is not offered: %s. The default is %s",
-                wished or config.get("_class_name") or "not named",
-                refused[own] if own else "it is none of the deterministic solvers known here",
-                self.default,
-            )
-
-    def _proven(self, scheduler: Scheduler, default_steps: int) -> list[int]:
-        """Step counts, from few to many, that the solver is now known to make."""
-        counts = []
-        for steps in sorted({default_steps, *_PROVEN_STEPS}):
-            try:
-                self._table(scheduler, steps)
-            except CheckpointError as error:
-                logger.info("Not offered: %s", error.message)
-            else:
-                counts.append(steps)
-        return counts
-
-    def table(self, scheduler: Scheduler, steps: int) -> SolverTable:
-        """The table of an offered solver.
-
-        Raises :class:`InvalidParameter` where there is none with so many steps.
-        """
-        if scheduler not in self._counts:
-            raise InvalidParameter(
-                f"{scheduler.value} is not offered with this checkpoint", field="scheduler"
-            )
-        try:
-            return self._table(scheduler, steps)
-        except CheckpointError as error:
-            logger.warning("A request is refused: %s", error.message)
-            counts = ", ".join(str(count) for count in self._counts[scheduler])
-            raise InvalidParameter(
-                f"With this checkpoint {scheduler.value} cannot make {steps} steps; "
-                f"num_inference_steps can be {counts}, for example",
-                field="num_inference_steps",
-            ) from error
-
-    def fewest_steps(self, least: int) -> int:
-        """The smallest number of steps from ``least`` on that the default is known to make.
-
-        The largest of all where it is smaller.
-        """
-        counts = self._counts[self.default]
-        return next((count for count in counts if count >= least), counts[-1])
-
-
 def own_scheduler(config: Mapping[str, Any]) -> Scheduler | None:
     """The solver that a checkpoint's scheduler config names, ``None`` where it is none of ours."""
     for scheduler, (name, overrides) in _CLASSES.items():
@@ -178,25 +91,64 @@ def own_scheduler(config: Mapping[str, Any]) -> Scheduler | None:
     return None
 
 
-def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> SolverTable:
-    """Read the table of ``scheduler`` with ``steps`` steps out of diffusers' class, and prove it.
+class TableBuilding:
+    """The reading of one table out of diffusers' class, which can be done bit by bit.
 
-    ``config`` is the checkpoint's scheduler config. Raises :class:`CheckpointError` where the
-    config does not suit the solver or makes it something else than a linear recurrence.
+    ``config`` is the checkpoint's scheduler config.
     """
-    said = f"the checkpoint's scheduler config does not suit {scheduler.value} with {steps} steps"
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # Remarks on diffusers' code and on its numbers, which are looked at below.
-            warnings.simplefilter("ignore")
-            run = _probed(scheduler, steps, config)
-            table = run.table()
-    except Exception as error:
-        # diffusers' classes raise whatever a config that they were not written for leads to.
-        words = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"{said}: {type(error).__name__}: {words}") from error
+
+    def __init__(self, scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> None:
+        self._building = _built(scheduler, steps, config)
+        self._said = (
+            f"the checkpoint's scheduler config does not suit {scheduler.value} with {steps} steps"
+        )
+
+    def go_on(self, seconds: float = math.inf) -> SolverTable | None:
+        """Go on for about so many seconds, at least a bit; the table, proven, once it is there.
+
+        Raises :class:`CheckpointError` where the config does not suit the solver or makes it
+        something else than a linear recurrence.
+        """
+        until = perf_counter() + seconds
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                # Remarks on diffusers' code and on its numbers, which are looked at afterwards.
+                warnings.simplefilter("ignore")
+                next(self._building)
+                while perf_counter() < until:
+                    next(self._building)
+            return None
+        except StopIteration as end:
+            table: SolverTable = end.value
+            return table
+        except _Disproof as disproof:
+            raise CheckpointError(f"{self._said}: {disproof}") from disproof
+        except Exception as error:
+            # diffusers' classes raise whatever a config that they were not written for leads to.
+            words = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"{self._said}: {type(error).__name__}: {words}") from error
+
+
+def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> SolverTable:
+    """The table of ``scheduler`` with ``steps`` steps, built by :class:`TableBuilding` at once."""
+    table = TableBuilding(scheduler, steps, config).go_on()
+    assert table is not None  # noqa: S101  it had no end of time
+    return table
+
+
+class _Disproof(Exception):
+    """The table is not to be used, for the reason said."""
+
+
+def _built(
+    scheduler: Scheduler, steps: int, config: Mapping[str, Any]
+) -> Generator[None, None, SolverTable]:
+    run = yield from _probed(scheduler, steps, config)
+    yield
+    table = run.table()
+    yield
     if wrong := _disproof(table, run, unet_calls(scheduler, steps)):
-        raise CheckpointError(f"{said}: {wrong}")
+        raise _Disproof(wrong)
     return table
 
 
@@ -257,7 +209,9 @@ class _Run:
         )
 
 
-def _probed(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> _Run:
+def _probed(
+    scheduler: Scheduler, steps: int, config: Mapping[str, Any]
+) -> Generator[None, None, _Run]:
     name, overrides = _CLASSES[scheduler]
     solver = _QUICKER.get(name, getattr(diffusers, name)).from_config(config, **overrides)
     solver.set_timesteps(steps)
@@ -274,6 +228,7 @@ def _probed(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> _Run
         input_scales[i] = float(scaled.norm() / sample.norm())
         sample = solver.step(outputs[i], timestep, sample).prev_sample
         samples.append(sample)
+        yield
     ran = torch.stack(samples).flatten(1).double().numpy()
     return _Run(
         noise_scale=float(solver.init_noise_sigma),

@@ -231,7 +231,7 @@ def _retrieval(
 ) -> float:
     """The share of variations whose embedding is nearest, by cosine, to that of its own input."""
     known_ones, found = (
-        np.stack([pipeline.encode(pipeline.preprocessing(p, parameters.fit)) for p in pictures])
+        np.stack([pipeline.encode(pipeline.preprocessing(p, parameters.fit))[0] for p in pictures])
         for pictures in (inputs, varied)
     )
     directions = known_ones / np.linalg.norm(known_ones, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from app.pipeline import Decoded, Pipeline, decoding
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.devices import Dtypes
 from app.pipeline.safety import Safety
-from app.pipeline.solver import Solvers
+from app.pipeline.solvers import Solvers
 from tests.support.checkpoints import flag_everything, make_checkpoint
 from tests.support.pipelines import condition_of, draw
 

@@ -67,7 +67,7 @@ def test_an_embedding_is_the_references(tiny: Pipeline, reference: Reference) ->
     with torch.no_grad():
         pixels = reference.pixels(draw(1), Fit.CROP)
         expected = reference.pipeline.image_encoder(pixels).image_embeds[0].cpu().numpy()
-    embedding = tiny.encode(tiny.preprocessing(draw(1), Fit.CROP))
+    [embedding] = tiny.encode(tiny.preprocessing(draw(1), Fit.CROP))
     assert embedding.dtype == np.float32
     assert embedding.shape == (24,)
     assert np.abs(embedding - expected).max() < 1e-5
@@ -98,9 +98,9 @@ def test_each_distinct_picture_is_encoded_once(
     encoded: list[EncoderInput] = []
     encode = tiny.encode
 
-    def counting(pixels: EncoderInput) -> NDArray[np.float32]:
-        encoded.append(pixels)
-        return encode(pixels)
+    def counting(*pixels: EncoderInput) -> NDArray[np.float32]:
+        encoded.extend(pixels)
+        return encode(*pixels)
 
     monkeypatch.setattr(tiny, "encode", counting)
     first, second = encoder_input(1), encoder_input(2)
@@ -110,6 +110,14 @@ def test_each_distinct_picture_is_encoded_once(
     assert [row.weight for row in rows] == [2.0, 1.0, -1.0, -1.0]
     assert rows[0].condition is rows[3].condition
     assert len({id(row.condition) for row in rows}) == 3
+
+
+def test_pictures_encoded_together_have_the_rows_of_each_alone(tiny: Pipeline) -> None:
+    wanted = [Condition.guided(encoder_input(seed), 1.0 + seed) for seed in range(3)]
+    for condition, together in zip(wanted, tiny.conditions(wanted), strict=True):
+        for row, alone in zip(together, tiny.condition(condition), strict=True):
+            assert row.weight == alone.weight
+            torch.testing.assert_close(row.condition, alone.condition)
 
 
 def test_the_zero_embedding_is_folded_once_for_all_requests(tiny: Pipeline) -> None:

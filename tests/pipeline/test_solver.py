@@ -12,7 +12,8 @@ from torch import Tensor
 from app.errors import CheckpointError, InvalidParameter
 from app.parameters import Fit, Parameters, Scheduler
 from app.pipeline import solver
-from app.pipeline.solver import Solvers, own_scheduler, solver_table
+from app.pipeline.solver import own_scheduler, solver_table
+from app.pipeline.solvers import Solvers
 
 CONFIG = {
     "beta_start": 0.00085,
