@@ -125,16 +125,24 @@ class Engine:
         await self._lifecycle.stop()
         self.fail_all("The service was stopped before the request was done")
 
-    def submit(self, request_id: str, parameters: Parameters, condition: Condition) -> Generation:
+    def submit(
+        self,
+        request_id: str,
+        parameters: Parameters,
+        condition: Condition,
+        within: float = math.inf,
+    ) -> Generation:
         """Put a request in the queue. Raises :class:`NotReady` where requests are not taken.
 
+        Its caller waits for so many seconds: nobody who comes later makes it later than that.
         The generation fails with :class:`InvalidParameter`, :class:`GenerationFailed` or one of
         its kinds, or :class:`WorkerUnavailable`.
         """
         if not self.accepting:
             message = f"The worker is not ready: {self.state.reason}"
             raise NotReady(message, retry_after=self.ready_in())
-        generation = Generation(request_id, parameters, condition, self)
+        due = self._due(parameters)
+        generation = Generation(request_id, parameters, condition, self, due, within)
         self._mirror.add(generation)
         self._count_pending()
         self._feed()
@@ -144,7 +152,8 @@ class Engine:
 
     def predict(self, parameters: Parameters) -> Span:
         """Seconds until a request would start and be finished if it were accepted now."""
-        span = self._predictions.behind(parameters, running=self._running)
+        due = self._due(parameters)
+        span = self._predictions.further(parameters, due, running=self._running)
         wait = self._lifecycle.restart_seconds()
         return Span(wait + span.started, wait + span.finished)
 
@@ -174,6 +183,11 @@ class Engine:
     def ready_in(self) -> float | None:
         """Seconds until there should be a worker, or ``None`` where there will be none."""
         return self._lifecycle.ready_in()
+
+    def _due(self, parameters: Parameters) -> float:
+        """The place in the line of a request that comes now."""
+        later = self._lifecycle.restart_seconds()
+        return self._predictions.due(parameters, later, running=self._running)
 
     # The owner of the generations
 
@@ -307,7 +321,7 @@ class Engine:
             self._lifecycle.began()
         for one in self._mirror.due():
             self._mirror.submit(one)
-            self._lifecycle.send(Submit(one.request_id, one.parameters, one.condition))
+            self._lifecycle.send(Submit(one.request_id, one.parameters, one.condition, one.due))
 
     def _tell_positions(self) -> None:
         """Tell the generations that wait, and whose events somebody reads, where they are."""

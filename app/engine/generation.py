@@ -1,6 +1,7 @@
 """A request in the engine: the handle that every way of meeting the service renders."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -105,12 +106,18 @@ class Generation:
         parameters: Parameters,
         condition: Condition,
         owner: "Owner",
+        due: float = 0.0,
+        within: float = math.inf,
     ) -> None:
         self.request_id = request_id
         self.parameters = parameters
         self.condition = condition
+        self.due = due
+        """Its place in the line, in row-steps."""
         self.accepted = monotonic()
         """Moment of its acceptance, by ``monotonic``."""
+        self.deadline = self.accepted + within
+        """Moment until which its caller waits."""
         self.status = Status.QUEUED
         self.attempts = 0
         """Workers that ended with it in their steps."""

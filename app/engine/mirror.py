@@ -5,14 +5,15 @@ were in the worker's steps when it ended, and can predict when each will be fini
 """
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from app.engine import attempts
 from app.engine.generation import Generation, Status
 from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
-from app.scheduling.batcher import Batch, Batcher, Ticket
+from app.scheduling.batcher import Batch, Batcher, Ticket, tickets
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import Forecast, forecast, tickets
+from app.scheduling.forecast import Forecast, Waiting, forecast
 
 NEWCOMER = ""
 """The id, in a forecast, of a request that has not been accepted yet."""
@@ -30,13 +31,15 @@ class Mirror:
         self.costs = Costs()
         self.lowest = Costs()
         """The lowest that each cost has been."""
+        self.work_done = 0
+        """Row-steps that have been done."""
         self._unfinished: dict[str, Generation] = {}
         self._submitted: dict[str, Generation] = {}
         """Those that the worker has, in the order in which it got them; cancelled ones too."""
         self._encoded: set[str] = set()
         self._buckets: tuple[int, ...] = (1,)
         self._line = Batcher(self._buckets)
-        self._decoded_at_once = 1
+        self._at_once = 1
         self._forecast: Forecast | None = None
         self._news = False
         """More has happened since the forecast was made than that time has passed."""
@@ -57,10 +60,11 @@ class Mirror:
             raise ValueError(f"request {generation.request_id!r} is already in the queue")
         self._unfinished[generation.request_id] = generation
         known = self._forecast.spans if self._forecast else {}
-        if generation.request_id in known or len(known) > 2 * len(self):  # it knows of too many
+        stale = not known or len(known) > 2 * len(self)  # it knows of nobody, or of too many
+        if stale or generation.request_id in known:
             self._forecast = None
         if self._forecast:
-            self._forecast.append(generation.request_id, generation.parameters)
+            self._forecast.append(generation.request_id, generation.parameters, generation.due)
         self._news = True
 
     def remove(self, generation: Generation) -> None:
@@ -85,7 +89,7 @@ class Mirror:
         """A new worker, which knows of no request yet."""
         self._buckets = ready.buckets
         self._line = Batcher(self._buckets)
-        self._decoded_at_once = ready.decoded_at_once
+        self._at_once = ready.at_once
         size = ready.model.sizes[0]
         for costs in (self.costs, self.lowest):
             costs.measured(size, ready.step_seconds, ready.encode_seconds, ready.decode_seconds)
@@ -116,17 +120,16 @@ class Mirror:
         generation = self._submitted.get(message.request_id)
         if generation is not None:
             self._encoded.add(message.request_id)
-            for ticket in tickets(message.request_id, generation.parameters):
+            for ticket in _tickets(generation):
                 self._line.add(ticket)
 
     def stepped(self, stats: StepStats) -> None:
         """The worker has taken a step."""
         self._learn(lambda: self.costs.learn_step(stats.size, stats.bucket, stats.seconds))
         self._line.cap = stats.cap
+        self.work_done += stats.rows
         taken = tuple(
-            Ticket(
-                name, index, known.parameters.size, known.parameters.rows, known.parameters.calls
-            )
+            _tickets(known)[index]
             for name, index in stats.members
             if (known := self._submitted.get(name))
         )
@@ -140,7 +143,7 @@ class Mirror:
         """The generations that the worker has in hand.
 
         Those in the step that is due, those with all their steps done, which it decodes, and the
-        next to be encoded. That one it cannot have begun while it still has something to drop: it
+        next to be encoded. Those it cannot have begun while it still has something to drop: it
         reads what it is sent in order, and drops first.
         """
         stepping = {ticket.request_id for ticket in self._line.running()}
@@ -148,7 +151,8 @@ class Mirror:
         unencoded = [one for name, one in self._submitted.items() if name not in self._encoded]
         dropping = any(one.status is Status.CANCELLED for one in self._submitted.values())
         in_steps = [one for name, one in self._submitted.items() if name in self._encoded - waiting]
-        in_hand = in_steps if dropping else in_steps + unencoded[:1]
+        following = sorted(unencoded, key=_due)[: self._at_once]
+        in_hand = in_steps if dropping else in_steps + following
         return [one for one in in_hand if one.status is not Status.CANCELLED]
 
     def worker_lost(self) -> list[Generation]:
@@ -163,7 +167,7 @@ class Mirror:
     # Predictions
 
     def forecast(self, *, of_late: bool = False) -> Forecast:
-        """The spans of all generations, and of any that came behind them.
+        """The spans of all generations, and of any that came now.
 
         Seconds count from now, or from when there is a worker again.
 
@@ -182,10 +186,10 @@ class Mirror:
             return self._forecast_worker(waiting)
         spans = self._forecast_worker([]).spans
         for group in [*([one] for one in last), [one for one in waiting if one not in last]]:
-            unencoded = [(one.request_id, one.parameters) for one in group]
+            unencoded = [_waiting(one) for one in group]
             now = max((span.finished for span in spans.values()), default=0.0)
             idle = Batcher(self._buckets)
-            after = Forecast(idle, unencoded, [], self.costs, self._decoded_at_once, begin=now)
+            after = Forecast(idle, unencoded, [], self.costs, self._at_once, begin=now)
             spans |= after.spans
         after.spans = spans
         return after
@@ -195,25 +199,23 @@ class Mirror:
         there = [one for one in self if one.request_id in self._submitted]
         in_line = {ticket.request_id for ticket in self._line}
         unencoded = [
-            (one.request_id, one.parameters)
-            for one in there + waiting
-            if one.request_id not in self._encoded
+            _waiting(one) for one in there + waiting if one.request_id not in self._encoded
         ]
         undecoded = [
             ticket
             for one in there
             if one.request_id in self._encoded - in_line
-            for ticket in tickets(one.request_id, one.parameters)
+            for ticket in _tickets(one)
         ]
         line = self._line.copy()
         for name in in_line - self._unfinished.keys():
             line.cancel(name)
-        return Forecast(line, unencoded, undecoded, self.costs, self._decoded_at_once)
+        return Forecast(line, unencoded, undecoded, self.costs, self._at_once)
 
     def fastest(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as fast as ever seen."""
-        idle, alone = Batcher(self._buckets), [(NEWCOMER, parameters)]
-        return forecast(idle, alone, [], self.lowest, self._decoded_at_once)[NEWCOMER].finished
+        idle, alone = Batcher(self._buckets), [Waiting(NEWCOMER, parameters)]
+        return forecast(idle, alone, [], self.lowest, self._at_once)[NEWCOMER].finished
 
     def turn_seconds(self) -> float:
         """Seconds that the worker's present turn should take: an encode, a step, a decode."""
@@ -221,11 +223,11 @@ class Mirror:
         step = self.costs.step(batch.size, batch.bucket) if batch else 0.0
         sizes = {self._submitted[name].parameters.size for name in self._encoded}
         decode = max((self.costs.decode(size) for size in sizes), default=0.0)
-        return self.costs.encode + step + self._decoded_at_once * decode
+        return self._at_once * (self.costs.encode + decode) + step
 
     def positions(self) -> Iterator[tuple[Generation, int]]:
         """The generations that wait for their first step, and how many are before each."""
-        for position, generation in enumerate(self):
+        for position, generation in enumerate(sorted(self, key=_due)):
             if generation.status is Status.QUEUED:
                 yield generation, position
 
@@ -233,3 +235,14 @@ class Mirror:
         learn()
         self.lowest.lower_to(self.costs)
         self._news = True
+
+
+_due = attrgetter("due")
+
+
+def _tickets(generation: Generation) -> list[Ticket]:
+    return tickets(generation.request_id, generation.parameters, generation.due)
+
+
+def _waiting(generation: Generation) -> Waiting:
+    return Waiting(generation.request_id, generation.parameters, generation.due)

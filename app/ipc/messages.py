@@ -36,11 +36,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Make a request's variations. The same message again makes the same pictures again."""
+    """Make a request's variations. The same message again makes the same pictures again.
+
+    ``due`` is its place in the line, see :mod:`app.scheduling.batcher`.
+    """
 
     request_id: str
     parameters: Parameters
     condition: Condition
+    due: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Ready:
     ``preprocessing`` is what its encoder takes. ``buckets`` are the batch sizes of a step in rows,
     the largest the row cap; ``step_seconds`` maps some of them to the seconds of a step.
     ``encode_seconds`` is for one request, ``decode_seconds`` for one picture, the safety checker
-    included; at most ``decoded_at_once`` pictures share a decode.
+    included; at most ``at_once`` pictures share an encode or a decode.
     """
 
     model: ModelInfo
@@ -74,7 +78,7 @@ class Ready:
     step_seconds: dict[int, float]
     encode_seconds: float
     decode_seconds: float
-    decoded_at_once: int
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The worker's loop, once its model is loaded: receive, encode, step, decode, report."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from app.parameters import Parameters
 from app.pipeline import Decoded, Pipeline, Row, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
-from app.scheduling.forecast import tickets as tickets_of
+from app.scheduling.batcher import tickets as tickets_of
 from app.scheduling.row_cap import RowCap
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
 from app.worker.state import PendingStep, RequestState
@@ -38,13 +39,19 @@ logger = logging.getLogger(__name__)
 Inbox = SimpleQueue[tuple[float, ToWorker]]
 """Messages, each with the moment of its arrival."""
 
+PREPARING_SECONDS = 0.005
+"""Of each turn, at most, for a solver table that a newcomer needs while others are stepped."""
+
 NOT_ENCODED = "The picture could not be encoded"
 NOT_STEPPED = "A denoising step failed for this request"
 NOT_DECODED = "A picture could not be decoded"
 
 
 class Worker:
-    """Requests in from ``inbox``, pictures out through ``send``; one thread does it all."""
+    """Requests in from ``inbox``, pictures out through ``send``; one thread does it all.
+
+    At most ``at_once`` pictures are encoded or decoded together.
+    """
 
     def __init__(
         self,
@@ -52,19 +59,19 @@ class Worker:
         batcher: Batcher,
         inbox: Inbox,
         send: Callable[[FromWorker], None],
-        decoded_at_once: int,
+        at_once: int,
     ) -> None:
         self._pipeline = pipeline
         self._batcher = batcher
         self._inbox = inbox
         self._send = send
-        self._decoded_at_once = decoded_at_once
+        self._at_once = at_once
         # A CPU has done a step when the call returns; a GPU works on one while the next is queued.
         self._steps_ahead = 0 if pipeline.model.device == "cpu" else 1
         self._row_cap = RowCap(batcher.cap)
         self._retry = Retry(self._make_room)
         self._states: dict[str, RequestState] = {}
-        self._unencoded: deque[Submit] = deque()
+        self._unencoded: list[Submit] = []
         self._pending: deque[PendingStep] = deque()
         self._undecoded: deque[Ticket] = deque()
         self._last_step_ended = 0.0
@@ -107,19 +114,51 @@ class Worker:
     # Encode
 
     def _encode(self) -> None:
-        """Encode the condition that has waited longest, and let its samples join the batcher."""
-        if not self._unencoded:
+        """Encode the conditions that are due first, and let their samples join the batcher."""
+        submits = self._prepared()
+        if not submits:
             return
         self._finish()  # the device would do that first anyway; now its step is timed rightly
-        submit = self._unencoded.popleft()
+        for submit in submits:
+            self._unencoded.remove(submit)
+        began = perf_counter()
+        encoded = self._retry.in_halves(
+            "encode", submits, self._encode_together, self._encode_alone
+        )
+        seconds = (perf_counter() - began) / len(submits)
+        for submit, rows in encoded:
+            self._join(submit, rows, seconds)
+
+    def _prepared(self) -> list[Submit]:
+        """The next to be encoded, whose solver tables are there; works a little on others'."""
+        idle = not (len(self._batcher) or self._undecoded)
+        left = math.inf if idle else PREPARING_SECONDS
+        prepared: list[Submit] = []
+        for submit in sorted(self._unencoded, key=lambda submit: submit.due)[: self._at_once]:
+            began = perf_counter()
+            if self._pipeline.prepare(submit.parameters, left):
+                prepared.append(submit)
+            left = max(0.0, left - (perf_counter() - began))
+        return prepared
+
+    def _encode_together(self, submits: Sequence[Submit]) -> list[tuple[Submit, Sequence[Row]]]:
+        began = perf_counter()
+        rows = self._pipeline.conditions([submit.condition for submit in submits])
+        for submit in submits:
+            self._states[submit.request_id].encoded(began)
+        return list(zip(submits, rows, strict=True))
+
+    def _encode_alone(self, submit: Submit) -> list[tuple[Submit, Sequence[Row]]]:
+        with self._failing_alone(submit.request_id, NOT_ENCODED):
+            return self._retry.alone("encode", lambda: self._encode_together([submit]))
+        return []
+
+    def _join(self, submit: Submit, rows: Sequence[Row], seconds: float) -> None:
         state = self._states[submit.request_id]
         with self._failing_alone(submit.request_id, NOT_ENCODED):
-            began = perf_counter()
-            rows = self._retry.alone("encode", lambda: self._pipeline.condition(submit.condition))
-            seconds = state.encoded(began)
             state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, rows)))
             self._send(Encoded(submit.request_id, seconds))
-            for ticket in tickets_of(submit.request_id, state.parameters):
+            for ticket in tickets_of(submit.request_id, state.parameters, submit.due):
                 self._batcher.add(ticket)
 
     def _start(self, parameters: Parameters, rows: Sequence[Row]) -> list[Sample]:
@@ -202,7 +241,7 @@ class Worker:
 
     def _decode(self) -> None:
         """Decode the samples that have waited longest, one micro-batch of one size."""
-        tickets = decoded_next(self._undecoded, self._decoded_at_once)
+        tickets = decoded_next(self._undecoded, self._at_once)
         if not tickets:
             return
         for ticket in tickets:
@@ -261,7 +300,7 @@ class Worker:
         """Forget a request wherever it is; what is on the device of it goes unread."""
         self._states.pop(request_id, None)
         self._batcher.cancel(request_id)
-        self._unencoded = deque(s for s in self._unencoded if s.request_id != request_id)
+        self._unencoded = [s for s in self._unencoded if s.request_id != request_id]
         self._undecoded = deque(t for t in self._undecoded if t.request_id != request_id)
 
     def _fail(self, request_id: str, message: str, kind: Failure = "failed") -> None:

@@ -56,7 +56,7 @@ def serve(connection: Connection) -> None:
     else:
         channel.send(ready)
         watch(pipeline.model.device, channel.send)
-        Worker(pipeline, Batcher(ready.buckets), inbox, channel.send, ready.decoded_at_once).run()
+        Worker(pipeline, Batcher(ready.buckets), inbox, channel.send, ready.at_once).run()
 
 
 def _failed(error: Exception) -> LoadFailed:

@@ -30,12 +30,11 @@ class RequestState:
         """Add a stretch of time in ``stage``."""
         self.stages.append(Stage(stage, began, ended))
 
-    def encoded(self, began: float) -> float:
-        """Note that the condition was encoded from ``began`` until now; the seconds it took."""
+    def encoded(self, began: float) -> None:
+        """Note that the condition was encoded from ``began`` until now."""
         self.note("queue", self.waiting_since, began)
         self.waiting_since = perf_counter()
         self.note("encode", began, self.waiting_since)
-        return self.waiting_since - began
 
     def joined(self, samples: Sequence[Sample]) -> None:
         """Take the samples.

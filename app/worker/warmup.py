@@ -22,8 +22,8 @@ FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not
 hang on a measurement."""
 
-DECODED_AT_ONCE = 4
-"""Most pictures in one decode: the step that waits behind it waits no longer than for these."""
+AT_ONCE = 4
+"""Most pictures in one encode or decode: the step that waits behind it waits for no more."""
 
 LEAST_RUNS, MOST_RUNS, ENOUGH_SECONDS = 2, 5, 1.0
 
@@ -66,7 +66,7 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
         step_seconds={bucket: each for bucket, each in table.items() if math.isfinite(each)},
         encode_seconds=encode,
         decode_seconds=decode,
-        decoded_at_once=1 if start.fixed_bucket else DECODED_AT_ONCE,
+        at_once=1 if start.fixed_bucket else AT_ONCE,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from app.engine.engine import Engine
 from app.engine.generation import (
     Event,
+    Finished,
     Generation,
     PictureReady,
     Queued,
@@ -105,7 +106,7 @@ async def test_positions_are_told_to_those_who_wait(running: Running) -> None:
     first = submit(engine, "first", ENDLESS_REQUEST)
     await diary.until(lambda: bool(diary.steps))
     second = submit(engine, "second", replace(ENDLESS_REQUEST, seed=9))
-    third = submit(engine, "third")
+    third = submit(engine, "third", replace(ENDLESS_REQUEST, seed=10))
     seen: list[Event] = []
     told = asyncio.Event()
 
@@ -119,10 +120,22 @@ async def test_positions_are_told_to_those_who_wait(running: Running) -> None:
     assert isinstance(seen[0], Queued)
     assert seen[0].position == 2
     assert seen[0].start_in > 0
-    first.cancel()
-    second.cancel()
+    for one in (first, second, third):
+        one.cancel()
     await watching
-    assert isinstance(seen[-2], PictureReady)
+
+
+async def test_a_short_request_overtakes_long_ones_that_fill_every_step(running: Running) -> None:
+    engine, diary = running
+    long = [submit(engine, f"long {seed}", replace(ENDLESS_REQUEST, seed=seed)) for seed in (1, 2)]
+    await diary.until(lambda: bool(diary.steps) and diary.steps[-1].waiting_rows > 0)
+    short = submit(engine, "short")
+    events = [event async for event in short.events()]
+    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-2], PictureReady)
+    assert not any(one.ended for one in long)
+    for one in long:
+        one.cancel()
 
 
 async def test_a_cancelled_request_frees_the_worker(running: Running) -> None:
@@ -283,7 +296,7 @@ def tell_step(engine: Engine, asked: Parameters, cap: int, *names: str) -> None:
 
 async def test_the_finish_of_a_request_is_predicted(running: Running) -> None:
     engine, _ = running
-    asked = replace(SHORT_REQUEST, n=4, num_inference_steps=100)
+    asked = replace(ENDLESS_REQUEST, seed=9)
     alone = engine.predict(asked)
     assert alone.finished > 0
     before = submit(engine, "before it", ENDLESS_REQUEST)

@@ -25,8 +25,8 @@ class NoOwner:
     def watched(self, generation: Generation) -> None: ...
 
 
-def generation(name: str) -> Generation:
-    return Generation(name, PARAMETERS, condition_for(PARAMETERS), NoOwner())
+def generation(name: str, due: float = 0.0) -> Generation:
+    return Generation(name, PARAMETERS, condition_for(PARAMETERS), NoOwner(), due)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def mirror() -> Mirror:
 def predict(mirror: Mirror, newcomer: Parameters | None = None) -> dict[str, Span]:
     """The span of every generation, and as ``NEWCOMER`` one after them all."""
     forecast = mirror.forecast()
-    return forecast.spans | ({NEWCOMER: forecast.behind(newcomer)} if newcomer else {})
+    return forecast.spans | ({NEWCOMER: forecast.further(newcomer)} if newcomer else {})
 
 
 def names(generations: Iterable[Generation]) -> str:
@@ -64,7 +64,11 @@ def submit_due(mirror: Mirror) -> str:
 
 def encode(mirror: Mirror, wanted: str) -> None:
     for name in wanted:
-        mirror.encoded(Encoded(name, 0.5))
+        encode_one(mirror, name)
+
+
+def encode_one(mirror: Mirror, name: str) -> None:
+    mirror.encoded(Encoded(name, 0.5))
 
 
 def step(mirror: Mirror, members: str, seconds: float = 0.2) -> None:
@@ -85,9 +89,39 @@ async def test_every_generation_is_due_once_and_in_order(mirror: Mirror) -> None
 
 
 async def test_running_are_those_in_the_step_and_the_next_to_be_encoded(mirror: Mirror) -> None:
+    mirror.add(generation("e"))
     submit_due(mirror)
     encode(mirror, "ab")
-    assert names(mirror.running()) == "abc"
+    assert names(mirror.running()) == "abcd"
+
+
+async def test_those_that_are_due_first_are_running_and_encoded_before_others(
+    mirror: Mirror,
+) -> None:
+    mirror.add(generation("late", due=2.0))
+    mirror.add(generation("soon", due=1.0))
+    submit_due(mirror)
+    encode(mirror, "abcd")
+    for name in "abcd":
+        mirror.remove(known(mirror, name))
+    mirror.add(generation("late too", due=2.0))
+    mirror.add(generation("now"))
+    submit_due(mirror)
+    assert [one.request_id for one in mirror.running()] == ["now", "soon"]
+    encode_one(mirror, "late")
+    encode_one(mirror, "soon")
+    encode_one(mirror, "now")
+    assert [one.request_id for one in mirror.running()] == ["soon", "now", "late too"]
+    assert [one.request_id for one, _ in mirror.positions()] == ["now", "soon", "late", "late too"]
+
+
+async def test_a_newcomer_waits_for_those_that_are_due_before_it(mirror: Mirror) -> None:
+    submit_due(mirror)
+    forecast = mirror.forecast()
+    first = forecast.further(PARAMETERS, due=-1.0)
+    last = forecast.further(PARAMETERS, due=1.0)
+    assert first.started <= min(last.started, *(span.started for span in forecast.spans.values()))
+    assert last.finished > max(span.finished for span in forecast.spans.values())
 
 
 async def test_running_are_those_that_are_only_decoded_too(mirror: Mirror) -> None:
@@ -107,7 +141,7 @@ async def test_those_that_wait_past_the_cap_are_not_running(mirror: Mirror) -> N
 async def test_when_a_worker_is_lost_everything_is_due_again(mirror: Mirror) -> None:
     submit_due(mirror)
     encode(mirror, "ab")
-    assert names(mirror.worker_lost()) == "abc"
+    assert names(mirror.worker_lost()) == "abcd"
     mirror.worker_ready(READY)
     assert submit_due(mirror) == "abcd"
 
@@ -137,7 +171,7 @@ async def test_while_something_is_dropped_nothing_further_is_being_encoded(mirro
     cancel(mirror, "a")
     assert names(mirror.running()) == "b"
     mirror.dropped("a")
-    assert names(mirror.running()) == "bc"
+    assert names(mirror.running()) == "bcd"
 
 
 async def test_the_rows_of_a_cancelled_generation_move_nobody_up_until_it_is_dropped(
@@ -155,7 +189,7 @@ async def test_an_answer_ends_what_the_worker_has_of_a_generation(mirror: Mirror
     submit_due(mirror)
     encode(mirror, "ab")
     mirror.remove(known(mirror, "a"))
-    assert names(mirror.running()) == "bc"
+    assert names(mirror.running()) == "bcd"
     assert names(mirror) == "bcd"
 
 
@@ -206,12 +240,12 @@ async def test_the_fastest_is_what_was_ever_seen(mirror: Mirror) -> None:
 
 async def test_a_turn_has_a_decode_as_long_as_anything_is_to_be_decoded(mirror: Mirror) -> None:
     submit_due(mirror)
-    assert mirror.turn_seconds() == pytest.approx(0.5)
+    assert mirror.turn_seconds() == pytest.approx(2 * 0.5)
     encode(mirror, "ab")
     for calls in range(PARAMETERS.calls, 0, -1):
-        assert mirror.turn_seconds() == pytest.approx(0.5 + 0.2 + 2 * 0.5), calls
+        assert mirror.turn_seconds() == pytest.approx(2 * 0.5 + 0.2 + 2 * 0.5), calls
         step(mirror, "ab")
-    assert mirror.turn_seconds() == pytest.approx(0.5 + 2 * 0.5)
+    assert mirror.turn_seconds() == pytest.approx(2 * 0.5 + 2 * 0.5)
 
 
 async def test_the_turn_of_a_cancelled_generation_is_awaited_too(mirror: Mirror) -> None:

@@ -1,5 +1,7 @@
 """Predictions that are kept: in seconds from now, and made anew only now and then."""
 
+import math
+
 import pytest
 
 from app.engine.generation import Generation
@@ -14,6 +16,9 @@ pytestmark = pytest.mark.anyio
 
 PARAMETERS = Parameters(1, 3.0, 4, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
 READY = Ready(MODEL, PREPROCESSING, (2, 4), {2: 0.1, 4: 0.2}, 0.5, 0.5, 2)
+
+LAST = math.inf
+"""Due after everybody else."""
 
 
 class NoOwner:
@@ -60,7 +65,7 @@ def step(mirror: Mirror, name: str) -> None:
 async def test_what_passes_is_taken_off_and_nothing_is_made_anew() -> None:
     mirror, predictions = busy()
     before = predictions.finishes(running=True)
-    further = predictions.behind(PARAMETERS, running=True)
+    further = predictions.further(PARAMETERS, LAST, running=True)
     mirror.now += 2.0
     mirror.encoded(Encoded("0", 0.5))
     step(mirror, "0")
@@ -69,7 +74,7 @@ async def test_what_passes_is_taken_off_and_nothing_is_made_anew() -> None:
     passed = 1.0 + 2.0  # with the second that it took to make
     for name, seconds in before.items():
         assert after[name] == pytest.approx(max(0.0, seconds - passed)), name
-    later = predictions.behind(PARAMETERS, running=True)
+    later = predictions.further(PARAMETERS, LAST, running=True)
     assert later.finished == pytest.approx(further.finished - 2.0)
     assert predictions.of("39", running=True).finished == pytest.approx(after["39"])
 
@@ -80,7 +85,7 @@ async def test_any_number_of_equal_requests_costs_one_forecast() -> None:
         mirror.now += 0.01
         step(mirror, "0")
         asked = Parameters(1, 3.0, 4, Scheduler.DDIM, seed, 64, 64, Fit.SQUASH)
-        predictions.behind(asked, running=True)
+        predictions.further(asked, LAST, running=True)
         predictions.finishes(running=True)
     assert mirror.made == 1
 
@@ -98,22 +103,24 @@ async def test_after_a_while_it_is_made_anew_if_there_is_news() -> None:
 
 async def test_a_request_that_is_accepted_is_known_at_once() -> None:
     mirror, predictions = busy()
-    first = predictions.behind(PARAMETERS, running=True)
+    first = predictions.further(PARAMETERS, LAST, running=True)
     mirror.add(generation("new"))
     assert mirror.made == 1
     assert predictions.of("new", running=True).finished <= first.finished
-    second = predictions.behind(PARAMETERS, running=True)
+    second = predictions.further(PARAMETERS, LAST, running=True)
     assert second.finished > predictions.of("new", running=True).finished
     assert mirror.made == 1
-    assert mirror.forecast().behind(PARAMETERS).finished == pytest.approx(second.finished + 1.0)
+    assert mirror.forecast().further(PARAMETERS, LAST).finished == pytest.approx(
+        second.finished + 1.0
+    )
 
 
 @pytest.mark.parametrize("idle_seconds", [0.5, 600.0])
 async def test_with_nothing_to_wait_for_no_time_is_taken_off(idle_seconds: float) -> None:
     mirror, predictions = busy(0)
-    alone = predictions.behind(PARAMETERS, running=True)
+    alone = predictions.further(PARAMETERS, LAST, running=True)
     mirror.now += idle_seconds
-    assert predictions.behind(PARAMETERS, running=True) == alone
+    assert predictions.further(PARAMETERS, LAST, running=True) == alone
     mirror.add(generation("first"))
     assert predictions.finishes(running=True) == {"first": pytest.approx(alone.finished)}
 

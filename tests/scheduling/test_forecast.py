@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.parameters import Fit, Parameters, Scheduler
-from app.scheduling.batcher import Batcher, Ticket
+from app.scheduling.batcher import Batcher, Ticket, tickets
 from app.scheduling.costs import Costs
-from app.scheduling.forecast import Forecast, Span, forecast, tickets
+from app.scheduling.forecast import Forecast, Span, Waiting, forecast
 
 SIZES = ((64, 64), (128, 64), (64, 128))
 
@@ -27,15 +27,23 @@ def known_costs() -> Costs:
 
 
 def test_one_request_takes_its_encode_its_steps_and_its_decode() -> None:
-    spans = forecast(Batcher([2, 4]), [("a", asked())], [], known_costs(), 2)
+    spans = forecast(Batcher([2, 4]), [Waiting("a", asked())], [], known_costs(), 2)
     assert spans["a"].started == pytest.approx(1.0)
     assert spans["a"].finished == pytest.approx(1.0 + 4 * 0.2 + 2.0)
 
 
 def test_past_the_cap_a_request_waits_for_those_before_it() -> None:
-    spans = forecast(Batcher([2]), [("a", asked()), ("b", asked())], [], known_costs(), 2)
-    # b is encoded after the first step of a, and steps once a has left.
-    assert spans["b"].started == pytest.approx(1.0 + 0.2 + 1.0 + 3 * 0.2 + 2.0)
+    both = [Waiting("a", asked()), Waiting("b", asked())]
+    spans = forecast(Batcher([2]), both, [], known_costs(), 2)
+    assert spans["b"].started == pytest.approx(2 * 1.0 + 4 * 0.2 + 2.0)
+
+
+def test_what_is_due_earlier_is_encoded_and_stepped_first() -> None:
+    both = [Waiting("a", asked(), due=2.0), Waiting("b", asked(), due=1.0)]
+    spans = forecast(Batcher([2]), both, [], known_costs(), 1)
+    assert spans["b"].started == pytest.approx(1.0)
+    # a is encoded after the first step of b.
+    assert spans["a"].started == pytest.approx(1.0 + 0.2 + 1.0 + 3 * 0.2 + 2.0)
 
 
 def test_what_only_waits_to_be_decoded_is_predicted_too() -> None:
@@ -45,16 +53,15 @@ def test_what_only_waits_to_be_decoded_is_predicted_too() -> None:
 
 # Against turns taken singly
 
-requests = st.lists(
-    st.builds(
-        asked,
-        n=st.integers(1, 5),
-        steps=st.integers(1, 12),
-        guidance=st.sampled_from([1.0, 3.0]),
-        size=st.sampled_from(SIZES),
-    ),
-    max_size=6,
+parameters = st.builds(
+    asked,
+    n=st.integers(1, 5),
+    steps=st.integers(1, 12),
+    guidance=st.sampled_from([1.0, 3.0]),
+    size=st.sampled_from(SIZES),
 )
+dues = st.sampled_from([0.0, 1.0, 2.0])
+requests = st.lists(st.tuples(parameters, dues), max_size=6)
 
 seconds = st.floats(0.001, 10.0)
 
@@ -76,8 +83,8 @@ def lines(draw: st.DrawFn) -> Batcher:
     """A line that has been under way for a while, with a cap that may have been lowered."""
     largest = draw(st.integers(2, 16))
     line = Batcher(sorted({*draw(st.sets(st.integers(1, largest))), largest}))
-    for name, parameters in enumerate(draw(requests)):
-        for ticket in tickets(f"line {name}", parameters):
+    for name, (asked_for, due) in enumerate(draw(requests)):
+        for ticket in tickets(f"line {name}", asked_for, due):
             line.add(ticket)
         for _ in range(draw(st.integers(0, 6))):
             if batch := line.next():
@@ -92,25 +99,20 @@ def lines(draw: st.DrawFn) -> Batcher:
     to_encode=requests,
     to_decode=requests,
     costs=some_costs(),
-    decoded_at_once=st.integers(1, 5),
+    at_once=st.integers(1, 5),
 )
 def test_counting_equal_steps_together_changes_nothing(
     line: Batcher,
-    to_encode: list[Parameters],
-    to_decode: list[Parameters],
+    to_encode: list[tuple[Parameters, float]],
+    to_decode: list[tuple[Parameters, float]],
     costs: Costs,
-    decoded_at_once: int,
+    at_once: int,
 ) -> None:
-    unencoded = [(f"encode {name}", parameters) for name, parameters in enumerate(to_encode)]
-    undecoded = [
-        ticket
-        for name, parameters in enumerate(to_decode)
-        for ticket in tickets(f"decode {name}", parameters)
-    ]
+    unencoded, undecoded = named(to_encode), finished(to_decode)
     before = [*line]
-    spans = forecast(line, unencoded, undecoded, costs, decoded_at_once)
+    spans = forecast(line, unencoded, undecoded, costs, at_once)
     assert [*line] == before
-    expected = turn_by_turn(line.copy(), unencoded, undecoded, costs, decoded_at_once)
+    expected = turn_by_turn(line.copy(), unencoded, undecoded, costs, at_once)
     assert spans.keys() == expected.keys()
     for name, span in spans.items():
         assert (span.started, span.finished) == pytest.approx(expected[name]), name
@@ -123,36 +125,46 @@ def test_counting_equal_steps_together_changes_nothing(
     to_decode=requests,
     further=requests.filter(bool),
     costs=some_costs(),
-    decoded_at_once=st.integers(1, 5),
+    at_once=st.integers(1, 5),
 )
 def test_a_further_request_is_predicted_as_if_all_had_been_run_forward_together(
     line: Batcher,
-    to_encode: list[Parameters],
-    to_decode: list[Parameters],
-    further: list[Parameters],
+    to_encode: list[tuple[Parameters, float]],
+    to_decode: list[tuple[Parameters, float]],
+    further: list[tuple[Parameters, float]],
     costs: Costs,
-    decoded_at_once: int,
+    at_once: int,
 ) -> None:
-    """And so is one behind it, once the first is accepted."""
-    unencoded = [(f"encode {name}", parameters) for name, parameters in enumerate(to_encode)]
-    undecoded = [
-        ticket
-        for name, parameters in enumerate(to_decode)
-        for ticket in tickets(f"decode {name}", parameters)
-    ]
-    kept = Forecast(line, unencoded, undecoded, costs, decoded_at_once)
-    whole = forecast(line, unencoded, undecoded, costs, decoded_at_once)
+    """And so is one after it, once the first is accepted."""
+    unencoded, undecoded = named(to_encode), finished(to_decode)
+    kept = Forecast(line, unencoded, undecoded, costs, at_once)
+    whole = forecast(line, unencoded, undecoded, costs, at_once)
     assert kept.spans.keys() == whole.keys()
     for name, span in kept.spans.items():
         assert seconds_of(span) == pytest.approx(seconds_of(whole[name])), name
-    for number, parameters in enumerate(further):
-        unencoded.append((f"further {number}", parameters))
-        together = forecast(line, unencoded, undecoded, costs, decoded_at_once)
-        span = kept.behind(parameters)
+    for number, (asked_for, due) in enumerate(further):
+        unencoded.append(Waiting(f"further {number}", asked_for, due))
+        together = forecast(line, unencoded, undecoded, costs, at_once)
+        span = kept.further(asked_for, due)
         assert seconds_of(span) == pytest.approx(seconds_of(together[f"further {number}"]))
-        kept.append(f"further {number}", parameters)
-        accepted = kept.spans[f"further {number}"]
-        assert seconds_of(accepted) == pytest.approx(seconds_of(span))
+        kept.append(f"further {number}", asked_for, due)
+        assert kept.spans.keys() == together.keys()
+        for name, accepted in kept.spans.items():
+            assert seconds_of(accepted) == pytest.approx(seconds_of(together[name])), name
+
+
+def named(asked_for: list[tuple[Parameters, float]]) -> list[Waiting]:
+    """These requests, not encoded yet."""
+    return [Waiting(f"encode {name}", *each) for name, each in enumerate(asked_for)]
+
+
+def finished(asked_for: list[tuple[Parameters, float]]) -> list[Ticket]:
+    """The samples of these requests, which have only to be decoded."""
+    return [
+        ticket
+        for name, (parameters, _) in enumerate(asked_for)
+        for ticket in tickets(f"decode {name}", parameters)
+    ]
 
 
 def seconds_of(span: Span) -> tuple[float, float]:
@@ -162,27 +174,28 @@ def seconds_of(span: Span) -> tuple[float, float]:
 
 def turn_by_turn(
     line: Batcher,
-    unencoded: list[tuple[str, Parameters]],
+    unencoded: list[Waiting],
     undecoded: list[Ticket],
     costs: Costs,
-    decoded_at_once: int,
+    at_once: int,
 ) -> dict[str, tuple[float, float]]:
     """Start and end of every request, by turns that are taken singly."""
-    now, to_encode, to_decode = 0.0, [*unencoded], [*undecoded]
+    now, to_decode = 0.0, [*undecoded]
+    to_encode = sorted(unencoded, key=lambda waiting: waiting.due)
     started: dict[str, float] = {}
     finished: dict[str, float] = {}
     while to_encode or len(line) or to_decode:
-        if to_encode:
-            name, parameters = to_encode.pop(0)
+        for waiting in to_encode[:at_once]:
+            to_encode.remove(waiting)
             now += costs.encode
-            for ticket in tickets(name, parameters):
+            for ticket in tickets(waiting.request_id, waiting.parameters, waiting.due):
                 line.add(ticket)
         if batch := line.next():
             for ticket in batch.tickets:
                 started.setdefault(ticket.request_id, now)
             now += costs.step(batch.size, batch.bucket)
             to_decode += line.advance(batch)
-        chosen = [t for t in to_decode if t.size == to_decode[0].size][:decoded_at_once]
+        chosen = [t for t in to_decode if t.size == to_decode[0].size][:at_once]
         for ticket in chosen:
             now += costs.decode(ticket.size)
             to_decode.remove(ticket)

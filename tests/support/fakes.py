@@ -1,6 +1,7 @@
 """An engine without a model and decoders without processes, for tests of what lies above them."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from time import perf_counter
@@ -105,7 +106,13 @@ class FakeEngine(Engine):
     def ready_in(self) -> float | None:
         return 0.0 if self.accepting else None if self.state.phase == "failed" else 2.5
 
-    def submit(self, request_id: str, parameters: Parameters, condition: Condition) -> Generation:
+    def submit(
+        self,
+        request_id: str,
+        parameters: Parameters,
+        condition: Condition,
+        within: float = math.inf,
+    ) -> Generation:
         self.parameters.append(parameters)
         self.conditions.append(condition)
         generation = Generation(request_id, parameters, condition, self)

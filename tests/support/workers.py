@@ -61,12 +61,12 @@ class Harness:
 
     @classmethod
     def over(
-        cls, pipeline: Pipeline, buckets: Sequence[int] = (16,), decoded_at_once: int = 4
+        cls, pipeline: Pipeline, buckets: Sequence[int] = (16,), at_once: int = 4
     ) -> "Harness":
         inbox: Inbox = SimpleQueue()
         said: list[FromWorker] = []
         batcher = Batcher(buckets)
-        worker = Worker(pipeline, batcher, inbox, said.append, decoded_at_once)
+        worker = Worker(pipeline, batcher, inbox, said.append, at_once)
         return cls(worker, inbox, said)
 
     def tell(self, *messages: ToWorker) -> None:

@@ -18,7 +18,7 @@ from app.ipc.messages import (
     StepStats,
     Submit,
 )
-from app.parameters import Condition, ConditionRow, ModelConfig
+from app.parameters import Condition, ConditionRow, ModelConfig, Parameters, Scheduler
 from app.pipeline import Pipeline, Row, Sample, Step
 from app.worker.loop import NOT_ENCODED
 from tests.support.checkpoints import WIDE
@@ -44,7 +44,7 @@ def test_pictures_have_the_index_of_their_seed(pipeline: Pipeline) -> None:
 
 
 def test_a_picture_is_sent_before_the_next_ones_are_decoded(pipeline: Pipeline) -> None:
-    harness = Harness.over(pipeline, decoded_at_once=2)
+    harness = Harness.over(pipeline, at_once=2)
     harness.answer_all(submit("five", replace(PARAMETERS, n=5)))
     told = [m for m in harness.said if isinstance(m, DecodeStats | PictureDone | Done)]
     kinds = [type(message).__name__ for message in told]
@@ -71,10 +71,10 @@ def test_past_the_cap_everybody_is_served_all_the_same(pipeline: Pipeline) -> No
 
 def test_one_fixed_bucket_gives_the_same_bytes_in_any_company(pipeline: Pipeline) -> None:
     requests = [submit(name, parameters) for name, parameters in MIXED.items()]
-    together = Harness.over(pipeline, buckets=(16,), decoded_at_once=1)
+    together = Harness.over(pipeline, buckets=(16,), at_once=1)
     together.answer_all(*requests)
     for request in requests:
-        single = Harness.over(pipeline, buckets=(16,), decoded_at_once=1)
+        single = Harness.over(pipeline, buckets=(16,), at_once=1)
         single.answer_all(request)
         name = request.request_id
         np.testing.assert_array_equal(together.pictures(name), single.pictures(name))
@@ -124,7 +124,62 @@ def test_stages_cover_the_request_without_a_gap(pipeline: Pipeline) -> None:
     for stage, following in pairwise(stages):
         assert stage.began <= stage.ended <= following.began
     [encoded] = harness.said_of(Encoded)
-    assert encoded.seconds == stages[1].ended - stages[1].began
+    assert encoded.seconds >= stages[1].ended - stages[1].began
+
+
+def test_what_comes_together_is_encoded_together(pipeline: Pipeline) -> None:
+    requests = [submit(str(seed), replace(PARAMETERS, seed=seed)) for seed in range(6)]
+    harness = Harness.over(pipeline)
+    harness.tell(*requests)
+    harness.worker.turn()
+    assert [m.request_id for m in harness.said_of(Encoded)] == ["0", "1", "2", "3"]
+    [first] = harness.said_of(StepStats)
+    assert first.rows == 8
+    harness.turn_until(lambda: len(harness.answers) == 6)
+    for request in requests:
+        assert_same(harness.pictures(request.request_id), made_alone(pipeline, request))
+
+
+def test_what_is_due_first_is_stepped_first_and_what_is_put_aside_comes_out_the_same(
+    pipeline: Pipeline,
+) -> None:
+    long = submit("long", replace(PARAMETERS, n=2, num_inference_steps=20))
+    short = submit("short")
+    harness = Harness.over(pipeline, buckets=(2, 4))
+    harness.tell(replace(long, due=2.0))
+    harness.turn_until(lambda: len(harness.said_of(StepStats)) == 3)
+    harness.tell(replace(short, due=1.0))
+    harness.turn_until(lambda: len(harness.answers) == 2)
+    assert list(harness.answers) == ["short", "long"]
+    assert {stats.rows for stats in harness.said_of(StepStats)} == {2, 4}
+    for request in (long, short):
+        assert_same(harness.pictures(request.request_id), made_alone(pipeline, request))
+
+
+def test_a_solver_table_is_built_between_the_steps_of_others(config: ModelConfig) -> None:
+    """Which go on meanwhile: here each turn builds as little of it as can be."""
+    pipeline = Hesitant.load(config)
+    long = submit("long", replace(PARAMETERS, num_inference_steps=100))
+    needs = submit("needs", replace(PARAMETERS, scheduler=Scheduler.LMS, num_inference_steps=7))
+    harness = Harness.over(pipeline)
+    harness.tell(long)
+    harness.turn_until(lambda: bool(harness.said_of(StepStats)))
+    harness.tell(needs)
+    harness.turn_until(lambda: "needs" in harness.answers)
+    assert "long" not in harness.answers
+    encoded = harness.said.index(
+        next(m for m in harness.said_of(Encoded) if m.request_id == "needs")
+    )
+    before = [m for m in harness.said[:encoded] if isinstance(m, StepStats)]
+    assert len(before) > 5
+    assert_same(harness.pictures("needs"), made_alone(pipeline, needs))
+
+
+class Hesitant(Pipeline):
+    """The real pipeline, to which every time is up after one piece of work."""
+
+    def prepare(self, parameters: Parameters, seconds: float) -> bool:
+        return super().prepare(parameters, min(seconds, 1e-6))
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,11 @@ class Breaking(Pipeline):
     error: Exception = RuntimeError("no such kernel at /secret/path")
     failing_sample: Sample | None = None
 
-    def condition(self, condition: Condition) -> tuple[Row, ...]:
-        picture = condition.rows[0].picture
-        if self.verb == "encode" and picture is not None and picture[0, 0, 0] == 666:
+    def conditions(self, conditions: Sequence[Condition]) -> list[tuple[Row, ...]]:
+        pictures = [condition.rows[0].picture for condition in conditions]
+        if self.verb == "encode" and any(p is not None and p[0, 0, 0] == 666 for p in pictures):
             raise self.error
-        return super().condition(condition)
+        return super().conditions(conditions)
 
     def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
         sample = super().start(rows, parameters, index)
@@ -182,9 +182,9 @@ class Stumbling(Pipeline):
     verb = ""
     error: Exception
 
-    def condition(self, condition: Condition) -> tuple[Row, ...]:
+    def conditions(self, conditions: Sequence[Condition]) -> list[tuple[Row, ...]]:
         self.stumble("encode")
-        return super().condition(condition)
+        return super().conditions(conditions)
 
     def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
         self.stumble("start")

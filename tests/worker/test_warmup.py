@@ -50,7 +50,7 @@ def test_the_one_fixed_bucket_does_not_hang_on_a_measurement(pipeline: Pipeline)
 
 def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(pipeline: Pipeline) -> None:
     ready = warm_up(pipeline, start_message(fixed_bucket=True))
-    assert (ready.buckets, ready.decoded_at_once) == ((4,), 1)
+    assert (ready.buckets, ready.at_once) == ((4,), 1)
 
 
 @pytest.mark.parametrize(

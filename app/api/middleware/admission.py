@@ -56,6 +56,11 @@ class Admission:
     is_trial: bool = False
     """It is made though it is predicted to be late, to see whether it is."""
 
+    @property
+    def left(self) -> float:
+        """Seconds that it may still take."""
+        return self.seconds - self.timeline.total()
+
     def predict(self, engine: Engine, parameters: Parameters, wait: float = 0.0) -> float:
         """Seconds until the pictures would be done, if they are submitted in ``wait`` seconds.
 
@@ -64,7 +69,7 @@ class Admission:
         """
         span, fastest = engine.predict(parameters), engine.fastest(parameters)
         finished = span.finished + max(0.0, wait - span.started)
-        left = self.seconds - self.timeline.total()
+        left = self.left
         if finished > left and fastest <= left:
             self.is_trial = self.is_trial or engine.may_try()
         if finished <= left or (fastest <= left and self.is_trial):

@@ -83,7 +83,7 @@ async def _make(service: Service, form: VariationsForm, admission: Admission) ->
     condition = Condition.guided(pixels, parameters.guidance_scale)
     # Others may have been submitted meanwhile; between this prediction and the submit none can.
     predicted = submitted - arrived + admission.predict(engine, parameters)
-    generation = engine.submit(admission.request_id, parameters, condition)
+    generation = engine.submit(admission.request_id, parameters, condition, admission.left)
     try:
         result = await generation.result()
     except BaseException:
