@@ -15,9 +15,10 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.registry import Collector
 
 from app import __version__
-from app.ipc.messages import DeviceUse, StepStats
+from app.ipc.messages import DeviceUse, Measured, StepStats
 from app.metrics import MOST_RENDERINGS, Metrics
 from app.parameters import Fit, ModelInfo, Parameters, Scheduler
+from app.scheduling.row_cap import CapReason
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -170,13 +171,14 @@ def test_an_idle_engine_has_no_rows() -> None:
 def test_the_device_the_model_and_the_version_are_seen() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.engine.device(USE)
-    metrics.engine.ready(MODEL, 16)
+    metrics.engine.ready(MODEL, Measured({2: 0.1}, 16, CapReason.THROUGHPUT, threads=2))
     found = text(metrics)
     for line in (
         'variations_device_memory_bytes{kind="used"} 1.0',
         'variations_device_memory_bytes{kind="total"} 4.0',
         "variations_device_busy_ratio NaN",
         "variations_row_cap 16.0",
+        'variations_tuning_info{row_cap_reason="throughput",threads="2"} 1.0',
         'variations_model_info{device="cpu",dtype="float32",id="demo",revision="",'
         'safety_checker="on"} 1.0',
         f'variations_build_info{{python="{python_version()}",version="{__version__}"}} 1.0',
@@ -209,7 +211,7 @@ def everything_counted() -> Metrics:
     metrics.engine.step(STEP)
     metrics.engine.stalled("decode", 0.5)
     metrics.engine.device(USE)
-    metrics.engine.ready(MODEL, 16)
+    metrics.engine.ready(MODEL, Measured({2: 0.1}, 16, CapReason.THROUGHPUT, threads=2))
     return metrics
 
 

@@ -31,6 +31,7 @@ from app.ipc.messages import (
     Failed,
     Failure,
     FromWorker,
+    Measured,
     PictureDone,
     RanOut,
     Ready,
@@ -70,7 +71,7 @@ class Metrics(lifecycle.Metrics, Protocol):
     def exhausted(self) -> None: ...
     def queue(self, requests: int) -> None: ...
     def device(self, use: DeviceUse) -> None: ...
-    def ready(self, model: ModelInfo, cap: int) -> None: ...
+    def ready(self, model: ModelInfo, measured: Measured) -> None: ...
     def idle(self) -> None: ...
 
 
@@ -260,9 +261,9 @@ class Engine:
 
     def _worker_ready(self, ready: Ready) -> None:
         self.model, self.preprocessing = ready.model, ready.preprocessing
-        self.max_rows = ready.buckets[-1]
+        self.max_rows = ready.measured.row_cap
         self._mirror.worker_ready(ready)
-        self._metrics.ready(ready.model, ready.buckets[-1])
+        self._metrics.ready(ready.model, ready.measured)
         self._feed()
 
     def _stepped(self, stats: StepStats) -> None:

@@ -262,11 +262,11 @@ class Lifecycle:
                 self._host.receive(message)
 
     def _become_ready(self, ready: Ready) -> None:
-        self._start = replace(self._start, step_seconds=ready.step_seconds)
+        self._start = replace(self._start, earlier=ready.measured)
         self._start_seconds = monotonic() - self._launched_at
         self._failed_starts = 0
         self._enter("ready", "ready")
-        logger.info("Ready: %s, at most %d rows in a step", ready.model.id, ready.buckets[-1])
+        logger.info("Ready: %s, at most %d rows in a step", ready.model.id, ready.measured.row_cap)
         self._host.receive(ready)
 
     def _complain(self, reason: str, *, final: bool) -> None:

@@ -38,7 +38,8 @@ class Mirror:
         """Those that the worker has, in the order in which it got them; cancelled ones too."""
         self._encoded: set[str] = set()
         self._buckets: tuple[int, ...] = (1,)
-        self._line = Batcher(self._buckets)
+        self._cap = 1
+        self._line = self._empty_line()
         self._at_once = 1
         self._forecast: Forecast | None = None
         self._news = False
@@ -87,12 +88,14 @@ class Mirror:
 
     def worker_ready(self, ready: Ready) -> None:
         """A new worker, which knows of no request yet."""
-        self._buckets = ready.buckets
-        self._line = Batcher(self._buckets)
+        self._buckets, self._cap = ready.buckets, ready.measured.row_cap
+        self._line = self._empty_line()
         self._at_once = ready.at_once
         size = ready.model.sizes[0]
         for costs in (self.costs, self.lowest):
-            costs.measured(size, ready.step_seconds, ready.encode_seconds, ready.decode_seconds)
+            costs.measured(
+                size, ready.measured.step_seconds, ready.encode_seconds, ready.decode_seconds
+            )
         self._forecast = None
 
     def due(self) -> list[Generation]:
@@ -126,7 +129,7 @@ class Mirror:
     def stepped(self, stats: StepStats) -> None:
         """The worker has taken a step."""
         self._learn(lambda: self.costs.learn_step(stats.size, stats.bucket, stats.seconds))
-        self._line.cap = stats.cap
+        self._line.cap = self._cap = stats.cap
         self.work_done += stats.rows
         taken = tuple(
             _tickets(known)[index]
@@ -158,7 +161,7 @@ class Mirror:
     def worker_lost(self) -> list[Generation]:
         """The worker has ended, and all it had is to be submitted again; gives those running."""
         running = self.running()
-        self._line = Batcher(self._buckets)
+        self._line = self._empty_line()
         self._submitted.clear()
         self._encoded.clear()
         self._forecast = None
@@ -188,7 +191,7 @@ class Mirror:
         for group in [*([one] for one in last), [one for one in waiting if one not in last]]:
             unencoded = [_waiting(one) for one in group]
             now = max((span.finished for span in spans.values()), default=0.0)
-            idle = Batcher(self._buckets)
+            idle = self._empty_line()
             after = Forecast(idle, unencoded, [], self.costs, self._at_once, begin=now)
             spans |= after.spans
         after.spans = spans
@@ -214,7 +217,7 @@ class Mirror:
 
     def fastest(self, parameters: Parameters) -> float:
         """Seconds that a request would take with nothing else to do, as fast as ever seen."""
-        idle, alone = Batcher(self._buckets), [Waiting(NEWCOMER, parameters)]
+        idle, alone = self._empty_line(), [Waiting(NEWCOMER, parameters)]
         return forecast(idle, alone, [], self.lowest, self._at_once)[NEWCOMER].finished
 
     def turn_seconds(self) -> float:
@@ -230,6 +233,11 @@ class Mirror:
         for position, generation in enumerate(sorted(self, key=_due)):
             if generation.status is Status.QUEUED:
                 yield generation, position
+
+    def _empty_line(self) -> Batcher:
+        line = Batcher(self._buckets)
+        line.cap = self._cap
+        return line
 
     def _learn(self, learn: Callable[[], None]) -> None:
         learn()

@@ -125,9 +125,15 @@ class WorkerProcess:
             self._on_message(message)
 
 
+_SHORT_WAITS = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
+"""Rounds, about a millisecond, and milliseconds for which OpenMP's threads spin at the end of an
+operation before they sleep. By default they spin for as long as others want the core."""
+
+
 def _environment() -> dict[str, str]:
     """This process's own without its secrets: the worker is told all that it needs by the pipe."""
-    return {
+    own = {} if "OMP_WAIT_POLICY" in os.environ else _SHORT_WAITS
+    return own | {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("VARIATIONS_") and name not in HUB_TOKENS

@@ -14,15 +14,15 @@ from typing import Literal
 from app.parameters import Condition, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures import Picture
 from app.pictures.fit import Preprocessing
+from app.scheduling.row_cap import CapReason
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """Load this checkpoint and get ready.
 
-    ``max_rows`` is the row cap, ``None`` to measure it. ``step_seconds`` maps a bucket to the
-    seconds of one step as an earlier worker measured them; where it is given, the worker does not
-    measure again. ``hub_token`` is for downloads, and not kept.
+    ``max_rows`` is the row cap, ``None`` to measure it. ``earlier`` is what an earlier worker
+    measured; this one does not measure again then. ``hub_token`` is for downloads, and not kept.
     """
 
     config: ModelConfig
@@ -30,7 +30,7 @@ class Start:
     fixed_bucket: bool
     log_level: str = "info"
     log_format: str = "text"
-    step_seconds: dict[int, float] = field(default_factory=dict)
+    earlier: "Measured | None" = None
     hub_token: str | None = field(default=None, repr=False)
 
 
@@ -63,11 +63,24 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """The steps of this model on this machine, for the default size.
+
+    ``step_seconds`` are those of one step by its rows, for some numbers of rows. From them comes
+    the ``row_cap``, for the reason that is told; ``threads`` are torch's.
+    """
+
+    step_seconds: dict[int, float]
+    row_cap: int
+    cap_reason: CapReason = CapReason.SET
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker takes requests, and has measured what its work costs, for the default size.
 
-    ``preprocessing`` is what its encoder takes. ``buckets`` are the batch sizes of a step in rows,
-    the largest the row cap; ``step_seconds`` maps some of them to the seconds of a step.
+    ``preprocessing`` is what its encoder takes. ``buckets`` are the batch sizes of a step in rows.
     ``encode_seconds`` is for one request, ``decode_seconds`` for one picture, the safety checker
     included; at most ``at_once`` pictures share an encode or a decode.
     """
@@ -75,7 +88,7 @@ class Ready:
     model: ModelInfo
     preprocessing: Preprocessing
     buckets: tuple[int, ...]
-    step_seconds: dict[int, float]
+    measured: Measured
     encode_seconds: float
     decode_seconds: float
     at_once: int

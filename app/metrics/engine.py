@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from app.engine.process import Cause
-from app.ipc.messages import DeviceUse, StepStats, WorkStage
+from app.ipc.messages import DeviceUse, Measured, StepStats, WorkStage
 from app.metrics.http import REQUEST_SECONDS
 from app.parameters import ModelInfo, Parameters
 
@@ -186,6 +186,11 @@ class _WorkerMetrics:
         )
         self._device_busy.set(math.nan)
         self._model = Info("variations_model", "The served checkpoint.", registry=registry)
+        self._tuning = Info(
+            "variations_tuning",
+            "What the worker found at its start: the row cap's reason, and torch's threads.",
+            registry=registry,
+        )
         for cause in get_args(Cause):
             self._restarts.labels(cause)
 
@@ -223,9 +228,10 @@ class EngineMetrics(_RequestMetrics, _StepMetrics, _WorkerMetrics):
         _StepMetrics.__init__(self, registry)
         _WorkerMetrics.__init__(self, registry)
 
-    def ready(self, model: ModelInfo, cap: int) -> None:
-        """A worker is ready to serve this model, with at most ``cap`` rows in a step."""
-        self._row_cap.set(cap)
+    def ready(self, model: ModelInfo, measured: Measured) -> None:
+        """A worker is ready to serve this model, and has measured its steps."""
+        self._row_cap.set(measured.row_cap)
+        self._tuning.info({"row_cap_reason": measured.cap_reason, "threads": str(measured.threads)})
         self._model.info(
             {
                 "id": model.id,

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import signal
-import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Final, Literal, Protocol, Self, cast
 import numpy as np
 
 from app import launch
+from app.cores import usable_cores
 from app.errors import (
     BadInput,
     DecoderDied,
@@ -290,8 +290,7 @@ class Decoders:
 
 
 def _default_processes() -> int:
-    usable = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
-    return min(MOST_PROCESSES, len(usable))
+    return min(MOST_PROCESSES, usable_cores())
 
 
 async def _send(process: Process, data: bytes) -> None:

@@ -30,9 +30,9 @@ from app.pipeline import Decoded, Pipeline, Row, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
 from app.scheduling.batcher import tickets as tickets_of
-from app.scheduling.row_cap import RowCap
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
 from app.worker.state import PendingStep, RequestState
+from app.worker.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Worker:
         inbox: Inbox,
         send: Callable[[FromWorker], None],
         at_once: int,
+        tuning: Tuning,
     ) -> None:
         self._pipeline = pipeline
         self._batcher = batcher
@@ -68,7 +69,8 @@ class Worker:
         self._at_once = at_once
         # A CPU has done a step when the call returns; a GPU works on one while the next is queued.
         self._steps_ahead = 0 if pipeline.model.device == "cpu" else 1
-        self._row_cap = RowCap(batcher.cap)
+        self._tuning = tuning
+        self._batcher.cap = tuning.row_cap.rows
         self._retry = Retry(self._make_room)
         self._states: dict[str, RequestState] = {}
         self._unencoded: list[Submit] = []
@@ -189,8 +191,8 @@ class Worker:
             return self._call(tickets, self._batcher.bucket(rows))
         except Exception as error:
             if ran_out_of_memory(error):
-                self._row_cap.lower(rows)
-                self._batcher.cap = self._row_cap.rows
+                self._tuning.row_cap.lower(rows)
+                self._batcher.cap = self._tuning.row_cap.rows
             raise
 
     def _step_alone(self, ticket: Ticket) -> list[Step]:
@@ -221,8 +223,8 @@ class Worker:
         for state in states:
             state.stepped(began, ended)
         self._undecoded.extend(self._wanted(pending.finished))
-        self._row_cap.stepped()
-        self._batcher.cap = self._row_cap.rows
+        self._tuning.stepped(batch, ended - began)
+        self._batcher.cap = self._tuning.row_cap.rows
         parameters = [state.parameters for state in states]
         self._send(
             StepStats(

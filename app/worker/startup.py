@@ -21,6 +21,7 @@ from app.pipeline.files import may_pass
 from app.scheduling.batcher import Batcher
 from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
+from app.worker.tuning import Tuning
 from app.worker.warmup import warm_up
 
 HUB_AGAIN_SECONDS = 10.0
@@ -56,7 +57,9 @@ def serve(connection: Connection) -> None:
     else:
         channel.send(ready)
         watch(pipeline.model.device, channel.send)
-        Worker(pipeline, Batcher(ready.buckets), inbox, channel.send, ready.at_once).run()
+        tuning = Tuning.of(start, ready)
+        batcher = Batcher(ready.buckets)
+        Worker(pipeline, batcher, inbox, channel.send, ready.at_once, tuning).run()
 
 
 def _failed(error: Exception) -> LoadFailed:

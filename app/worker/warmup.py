@@ -1,7 +1,6 @@
-"""Before the first request: one real picture, and the row cap with the seconds of some steps."""
+"""Before the first request: one real picture, then the threads and the row cap that suit."""
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -10,12 +9,14 @@ import numpy as np
 import torch
 
 from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed
-from app.ipc.messages import Ready, Start
+from app.ipc.messages import Measured, Ready, Start
 from app.parameters import Condition
 from app.pipeline import Pipeline, Row, Sample
 from app.pipeline.devices import ran_out_of_memory
 from app.pipeline.safety import UNCHECKED
-from app.scheduling.row_cap import SMALLEST_CAP, find_row_cap
+from app.scheduling.row_cap import SMALLEST_CAP, CapReason, find_row_cap
+from app.worker import threads
+from app.worker.measuring import Stopwatch
 from app.worker.retry import raise_if_lost
 
 FIXED_BUCKET = 8
@@ -25,15 +26,16 @@ hang on a measurement."""
 AT_ONCE = 4
 """Most pictures in one encode or decode: the step that waits behind it waits for no more."""
 
-LEAST_RUNS, MOST_RUNS, ENOUGH_SECONDS = 2, 5, 1.0
+ENOUGH_SECONDS = 1.0
+"""Of a first picture, after which no second one is made."""
 
 logger = logging.getLogger(__name__)
 
 
 def warm_up(pipeline: Pipeline, start: Start) -> Ready:
-    """Make a picture, so that no request pays for what only the first one must, and find the cap.
+    """Make a picture, so that no request pays for what only the first one must, and measure steps.
 
-    The cap is the configured one, or follows from an earlier worker's times, or from new ones.
+    The row cap and the threads are the configured ones, an earlier worker's, or found anew.
     Raises :class:`CheckpointError` where no picture comes out of it, and
     :class:`DeviceUnavailable` where the device's memory does not hold one.
     """
@@ -45,38 +47,52 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
     rows, encode, decode = _make_a_picture(pipeline)
     if encode + decode < ENOUGH_SECONDS:  # the first one pays for tuning
         rows, encode, decode = _make_a_picture(pipeline)
-    table = dict(start.step_seconds)
-
-    def seconds_of_step(bucket: int) -> float:
-        if not start.step_seconds:
-            table[bucket] = _seconds_of_step(pipeline, rows, bucket)
-        return table.get(bucket, math.inf)
-
-    cap = start.max_rows or (FIXED_BUCKET if start.fixed_bucket else None)
-    if cap is None:
-        cap = find_row_cap(seconds_of_step)
-    # The smallest step and the largest, as far as that takes no long time.
-    elif seconds_of_step(SMALLEST_CAP) * cap / SMALLEST_CAP < ENOUGH_SECONDS:
-        seconds_of_step(cap)
-    logger.debug("Seconds of a step by rows: %s; at most %d rows", table, cap)
+    measured = start.earlier or _measured(Stopwatch(pipeline, rows), start)
+    logger.info(
+        "At most %d rows in a step (%s), %d threads; seconds of a step by rows: %s",
+        measured.row_cap,
+        measured.cap_reason,
+        measured.threads,
+        {rows: float(f"{seconds:.3g}") for rows, seconds in measured.step_seconds.items()},
+    )
+    highest = max(measured.row_cap, *measured.step_seconds)
+    on_cpu = pipeline.model.device == "cpu"
+    most = highest if on_cpu and not _is_set(start) else measured.row_cap
     return Ready(
         model=pipeline.model,
         preprocessing=pipeline.preprocessing,
-        buckets=tuple(buckets(cap, pipeline.model.device, fixed=start.fixed_bucket)),
-        step_seconds={bucket: each for bucket, each in table.items() if math.isfinite(each)},
+        buckets=tuple(buckets(most, pipeline.model.device, fixed=start.fixed_bucket)),
+        measured=measured,
         encode_seconds=encode,
         decode_seconds=decode,
         at_once=1 if start.fixed_bucket else AT_ONCE,
     )
 
 
-def buckets(cap: int, device: str, *, fixed: bool) -> list[int]:
+def _is_set(start: Start) -> bool:
+    return start.fixed_bucket or start.max_rows is not None
+
+
+def _measured(stopwatch: Stopwatch, start: Start) -> Measured:
+    """With one fixed bucket bytes must not hang on a measurement: neither cap nor threads do."""
+    counts = threads.candidates()
+    chosen = stopwatch.choose_threads(counts[-1:] if start.fixed_bucket else counts)
+    if not _is_set(start):
+        times = stopwatch.step_times()
+        return Measured(times.seconds, *find_row_cap(times.seconds, fits=times.fits), chosen)
+    cap = start.max_rows or FIXED_BUCKET
+    reason = CapReason.SET if start.max_rows else CapReason.FIXED_BUCKET
+    times = stopwatch.step_times(sorted({SMALLEST_CAP, cap}))
+    return Measured(times.seconds, cap, reason, chosen)
+
+
+def buckets(most: int, device: str, *, fixed: bool) -> list[int]:
     """The batch sizes of a step: few on CUDA, where each costs tuning; on a CPU no padding."""
     if fixed:
-        return [cap]
+        return [most]
     if device == "cpu":
-        return list(range(1, cap + 1))
-    return [*(2**power for power in range((cap - 1).bit_length())), cap]
+        return list(range(1, most + 1))
+    return [*(2**power for power in range((most - 1).bit_length())), most]
 
 
 @contextmanager
@@ -141,27 +157,6 @@ def _make_a_picture(pipeline: Pipeline) -> tuple[Sequence[Row], float, float]:
     if decoded.error:
         raise _not_finite(pipeline, "safety_checker" if decoded.error == UNCHECKED else "vae")
     return rows, encoded - began, decode
-
-
-def _seconds_of_step(pipeline: Pipeline, rows: Sequence[Row], bucket: int) -> float:
-    """The shortest of a few runs: the first pays for tuning, and a busy machine delays some.
-
-    Infinity where so many rows do not fit in memory.
-    """
-    try:
-        samples = _samples(pipeline, rows, number=max(1, bucket // 2), steps=MOST_RUNS)
-        runs: list[float] = []
-        while len(runs) < min(MOST_RUNS, samples[0].steps) and (
-            len(runs) < LEAST_RUNS or sum(runs) < ENOUGH_SECONDS
-        ):
-            began = perf_counter()
-            pipeline.step(samples, bucket).wait()
-            runs.append(perf_counter() - began)
-        return min(runs)
-    except Exception as error:
-        if ran_out_of_memory(error):
-            return math.inf
-        raise
 
 
 def _samples(pipeline: Pipeline, rows: Sequence[Row], *, number: int, steps: int) -> list[Sample]:

@@ -22,7 +22,7 @@ from app.engine.generation import (
 )
 from app.engine.lifecycle import WorkerState
 from app.errors import AttemptsExhausted, GenerationFailed, NotReady, WorkerUnavailable
-from app.ipc.messages import Encoded, Ready, StepStats
+from app.ipc.messages import Encoded, Measured, Ready, StepStats
 from app.parameters import Parameters, Scheduler
 from tests.support.engine import (
     Diary,
@@ -251,7 +251,7 @@ async def test_who_has_begun_and_waits_again_for_lack_of_memory_is_run_again_too
 ) -> None:
     """Not in the steps when the worker ends: no attempt is used up, but its steps are lost."""
     engine = ReadyEngine(start_message(tiny_checkpoint), Diary())
-    ready = Ready(MODEL, PREPROCESSING, (2, 4), {2: 0.1, 4: 0.2}, 0.5, 0.5, 2)
+    ready = Ready(MODEL, PREPROCESSING, (2, 4), Measured({2: 0.1, 4: 0.2}, 4), 0.5, 0.5, 2)
     engine.receive(ready)
     asked = replace(SHORT_REQUEST, n=1)
     first, second = (submit(engine, name, asked) for name in ("first", "second"))

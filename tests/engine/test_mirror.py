@@ -6,7 +6,7 @@ import pytest
 
 from app.engine.generation import Generation
 from app.engine.mirror import NEWCOMER, Mirror
-from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
+from app.ipc.messages import DecodeStats, Encoded, Measured, Ready, StepStats
 from app.parameters import Fit, Parameters, Scheduler
 from app.scheduling.forecast import Span
 from tests.support.requests import MODEL, PREPROCESSING, condition_for
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 PARAMETERS = Parameters(1, 3.0, 4, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
 SIZE = PARAMETERS.size
-READY = Ready(MODEL, PREPROCESSING, (2, 4), {2: 0.1, 4: 0.2}, 0.5, 0.5, 2)
+READY = Ready(MODEL, PREPROCESSING, (2, 4), Measured({2: 0.1, 4: 0.2}, 4), 0.5, 0.5, 2)
 
 
 class NoOwner:

@@ -7,7 +7,7 @@ import pytest
 from app.engine.generation import Generation
 from app.engine.mirror import Mirror
 from app.engine.predictions import KEPT, Predictions
-from app.ipc.messages import Encoded, Ready, StepStats
+from app.ipc.messages import Encoded, Measured, Ready, StepStats
 from app.parameters import Fit, Parameters, Scheduler
 from app.scheduling.forecast import Forecast
 from tests.support.requests import MODEL, PREPROCESSING, condition_for
@@ -15,7 +15,7 @@ from tests.support.requests import MODEL, PREPROCESSING, condition_for
 pytestmark = pytest.mark.anyio
 
 PARAMETERS = Parameters(1, 3.0, 4, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
-READY = Ready(MODEL, PREPROCESSING, (2, 4), {2: 0.1, 4: 0.2}, 0.5, 0.5, 2)
+READY = Ready(MODEL, PREPROCESSING, (2, 4), Measured({2: 0.1, 4: 0.2}, 4), 0.5, 0.5, 2)
 
 LAST = math.inf
 """Due after everybody else."""

@@ -1,52 +1,76 @@
-"""The row cap: found where growing a step stops to pay, lowered where memory runs out."""
+"""The row cap: as few rows as nearly give the most rows a second, lowered where memory runs out."""
 
-import math
-
-from hypothesis import given
-from hypothesis import strategies as st
-
-from app.scheduling.row_cap import CALM_STEPS, ROWS_TRIED, RowCap, find_row_cap
-
-
-def test_growth_stops_where_two_doublings_gain_too_little() -> None:
-    times = {2: 1.0, 4: 1.2, 8: 1.6, 16: 3.1, 32: 6.3, 64: 6.3}
-    timed: list[int] = []
-
-    def seconds(rows: int) -> float:
-        timed.append(rows)
-        return times[rows]
-
-    assert find_row_cap(seconds) == 8
-    assert timed == [2, 4, 8, 16, 32]
+from app.scheduling.row_cap import (
+    CALM_STEPS,
+    LONGEST_STEP,
+    LOOK_AGAIN_STEPS,
+    CapReason,
+    RowCap,
+    find_row_cap,
+)
 
 
-def test_one_busy_moment_does_not_stop_it() -> None:
-    times = {2: 1.0, 4: 2.5, 8: 1.6, 16: 3.1, 32: 6.3}
-    assert find_row_cap(times.__getitem__) == 8
+def test_the_fewest_rows_that_give_nearly_the_most_rows_a_second() -> None:
+    one_core = {2: 0.0177, 4: 0.0228, 8: 0.034, 16: 0.0565, 32: 0.1028, 64: 0.2126}
+    assert find_row_cap(one_core) == (16, CapReason.THROUGHPUT)
+    a_large_gpu = {2: 0.005, 4: 0.008, 8: 0.0145, 16: 0.027, 32: 0.0514, 64: 0.099}
+    assert find_row_cap(a_large_gpu) == (16, CapReason.THROUGHPUT)
 
 
-def test_a_machine_that_gains_nothing_still_runs_one_sample() -> None:
-    assert find_row_cap(float) == 2
+def test_doublings_that_each_gain_little_are_not_added_up() -> None:
+    times = {8: 0.4, 16: 0.77, 32: 1.49, 64: 2.9}
+    assert find_row_cap(times)[0] == 8
 
 
-def test_a_step_that_does_not_fit_ends_the_growth() -> None:
-    assert find_row_cap(lambda rows: 1.0 if rows <= 16 else math.inf) == 16
+def test_four_pictures_with_guidance_fit_where_their_step_is_short() -> None:
+    no_gain = {rows: 0.01 * rows for rows in (2, 4, 8, 16)}
+    assert find_row_cap(no_gain) == (8, CapReason.ONE_REQUEST)
+    long = {rows: LONGEST_STEP * rows / 5 for rows in (2, 4, 8, 16)}
+    assert find_row_cap(long) == (4, CapReason.ONE_REQUEST)
+    longer = {rows: LONGEST_STEP * rows for rows in (2, 4)}
+    assert find_row_cap(longer) == (2, CapReason.THROUGHPUT)
 
 
-def test_growth_ends_at_the_largest_step() -> None:
-    assert find_row_cap(lambda rows: 1.0) == ROWS_TRIED[-1]
+def test_where_more_does_not_fit_memory_is_the_reason() -> None:
+    gains = {2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}
+    assert find_row_cap(gains, fits=False) == (16, CapReason.MEMORY)
+    no_gain = {2: 3.0, 4: 6.0, 8: 12.0}
+    assert find_row_cap(no_gain, fits=False) == (2, CapReason.THROUGHPUT)
 
 
-@given(st.lists(st.floats(0.01, 10), min_size=7, max_size=7))
-def test_the_times_that_were_measured_give_the_same_cap_again(seconds: list[float]) -> None:
-    table: dict[int, float] = {}
+MEASURED = {2: 0.02, 4: 0.022, 8: 0.03, 16: 0.05, 32: 0.095, 64: 0.19}
 
-    def measured(rows: int) -> float:
-        table[rows] = seconds[rows.bit_length() - 2]
-        return table[rows]
 
-    cap = find_row_cap(measured)
-    assert find_row_cap(lambda rows: table.get(rows, math.inf)) == cap
+def test_it_is_found_again_by_what_steps_take() -> None:
+    cap = RowCap(16, MEASURED)
+    for _ in range(LOOK_AGAIN_STEPS):
+        cap.stepped(16, slowness=1.0)
+    assert cap.rows == 16
+    for _ in range(LOOK_AGAIN_STEPS // 2):
+        cap.stepped(2, slowness=1.0)
+        cap.stepped(16, slowness=2.0)
+    assert cap.rows == 32
+
+
+def test_a_machine_that_is_slower_for_all_rows_has_the_same_cap() -> None:
+    cap = RowCap(16, MEASURED)
+    for _ in range(LOOK_AGAIN_STEPS):
+        cap.stepped(8, slowness=5.0)
+    assert cap.rows == 16
+
+
+def test_it_moves_by_a_factor_of_two_at_most() -> None:
+    cap = RowCap(8, MEASURED)
+    for _ in range(4 * LOOK_AGAIN_STEPS):
+        cap.stepped(8, slowness=1.0)
+    assert cap.rows == 16
+
+
+def test_steps_whose_rows_were_not_measured_change_nothing() -> None:
+    cap = RowCap(6)
+    for _ in range(LOOK_AGAIN_STEPS):
+        cap.stepped(6, slowness=9.0)
+    assert cap.rows == 6
 
 
 def test_a_shortage_halves_the_rows_down_to_one_sample() -> None:
@@ -65,7 +89,7 @@ def test_without_a_shortage_it_rises_a_sample_at_a_time_up_to_where_it_was() -> 
     cap.lower(9)
     seen = [cap.rows]
     for _ in range(5 * CALM_STEPS):
-        cap.stepped()
+        cap.stepped(2, 1.0)
         if cap.rows != seen[-1]:
             seen.append(cap.rows)
     assert seen == [4, 6, 8, 9]
@@ -75,10 +99,10 @@ def test_a_new_shortage_begins_the_wait_anew() -> None:
     cap = RowCap(16)
     cap.lower(16)
     for _ in range(CALM_STEPS - 1):
-        cap.stepped()
+        cap.stepped(2, 1.0)
     cap.lower(8)
     for _ in range(CALM_STEPS - 1):
-        cap.stepped()
+        cap.stepped(2, 1.0)
     assert cap.rows == 4
-    cap.stepped()
+    cap.stepped(2, 1.0)
     assert cap.rows == 6

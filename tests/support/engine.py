@@ -16,7 +16,7 @@ from app.engine.engine import Engine
 from app.engine.generation import Generation, Result
 from app.engine.process import Cause
 from app.engine.watchdog import Timeouts
-from app.ipc.messages import DeviceUse, Start, StepStats
+from app.ipc.messages import DeviceUse, Measured, Start, StepStats
 from app.parameters import EncoderInput, ModelConfig, ModelInfo, Parameters
 from tests.support.requests import SHORT_REQUEST, condition_for
 
@@ -60,7 +60,7 @@ class Diary:
     def device(self, use: DeviceUse) -> None:
         raise AssertionError(f"a CPU reports none, but: {use}")
 
-    def ready(self, model: ModelInfo, cap: int) -> None:
+    def ready(self, model: ModelInfo, measured: Measured) -> None:
         self.models.append(model)
 
     def stalled(self, stage: str, seconds: float) -> None:

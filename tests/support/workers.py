@@ -29,6 +29,7 @@ from app.parameters import EncoderInput, Fit, ModelConfig, Parameters, Scheduler
 from app.pipeline import Pipeline
 from app.scheduling.batcher import Batcher
 from app.worker.loop import Inbox, Worker
+from app.worker.tuning import Tuning
 from tests.support.checkpoints import SMALL
 from tests.support.requests import condition_for
 
@@ -66,7 +67,7 @@ class Harness:
         inbox: Inbox = SimpleQueue()
         said: list[FromWorker] = []
         batcher = Batcher(buckets)
-        worker = Worker(pipeline, batcher, inbox, said.append, at_once)
+        worker = Worker(pipeline, batcher, inbox, said.append, at_once, Tuning.none(batcher.cap))
         return cls(worker, inbox, said)
 
     def tell(self, *messages: ToWorker) -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from app.errors import CheckpointError, DeviceUnavailable
+from app.ipc.messages import Measured
 from app.parameters import ModelConfig, Scheduler
 from app.pipeline import Pipeline
+from app.scheduling.row_cap import CapReason
 from app.worker.warmup import FIXED_BUCKET, buckets, warm_up
 from tests.support.checkpoints import configure, enlarge, make_checkpoint
 from tests.support.workers import start_message
@@ -21,8 +23,10 @@ LAST_WEIGHTS = {
 
 def test_the_cap_is_measured(pipeline: Pipeline) -> None:
     found = warm_up(pipeline, start_message(max_rows=None))
-    assert found.buckets[-1] in found.step_seconds
-    assert min(found.step_seconds.values()) > 0
+    assert found.measured.row_cap in found.measured.step_seconds
+    assert min(found.measured.step_seconds.values()) > 0
+    # What steps take may raise it later.
+    assert found.buckets == tuple(range(1, max(found.measured.step_seconds) + 1))
 
 
 def test_a_configured_cap_is_taken(pipeline: Pipeline) -> None:
@@ -32,14 +36,14 @@ def test_a_configured_cap_is_taken(pipeline: Pipeline) -> None:
 def test_a_picture_is_timed(pipeline: Pipeline) -> None:
     found = warm_up(pipeline, start_message(max_rows=6))
     assert min(found.encode_seconds, found.decode_seconds) > 0
-    assert set(found.step_seconds) == {2, 6}
+    assert set(found.measured.step_seconds) == {2, 6}
 
 
 def test_an_earlier_workers_times_are_not_measured_again(pipeline: Pipeline) -> None:
-    table = {2: 1.0, 4: 1.0, 8: 1.0, 16: 2.0}
-    for max_rows, cap in ((None, 8), (6, 6)):
-        found = warm_up(pipeline, start_message(max_rows=max_rows, step_seconds=table))
-        assert (found.buckets[-1], found.step_seconds) == (cap, table)
+    earlier = Measured({2: 1.0, 4: 1.0, 8: 1.0, 16: 2.0}, 8, CapReason.THROUGHPUT, threads=3)
+    found = warm_up(pipeline, start_message(max_rows=None, earlier=earlier))
+    assert found.measured == earlier
+    assert found.buckets[-1] == 16
 
 
 def test_the_one_fixed_bucket_does_not_hang_on_a_measurement(pipeline: Pipeline) -> None:
