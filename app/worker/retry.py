@@ -46,7 +46,8 @@ class Retry:
             except VariationsError:
                 raise
             except Exception as error:
-                self._prepare_another(stage, error)
+                short_of_memory = _may_come_again(stage, error)
+            self._prepare_another(stage, short_of_memory)
         return last()
 
     def in_halves(
@@ -65,7 +66,8 @@ class Retry:
         try:
             return together(members)
         except Exception as error:
-            self._prepare_another(stage, error)
+            short_of_memory = _may_come_again(stage, error)
+        self._prepare_another(stage, short_of_memory)
         middle = len(members) // 2
         return [
             result
@@ -73,11 +75,20 @@ class Retry:
             for result in self.in_halves(stage, half, together, alone)
         ]
 
-    def _prepare_another(self, stage: WorkStage, error: Exception) -> None:
-        raise_if_lost(error)
-        logger.warning("In %s: %s: %s; trying again", stage, type(error).__name__, error)
-        if ran_out_of_memory(error):
+    def _prepare_another(self, stage: WorkStage, short_of_memory: bool) -> None:
+        """To be called after the ``except``: in it, the error's traceback holds what failed.
+
+        Its tensors would be in use, and so none of the memory that ran out could be freed.
+        """
+        if short_of_memory:
             self._make_room(stage)
+
+
+def _may_come_again(stage: WorkStage, error: Exception) -> bool:
+    """True where memory ran out; raises the error where trying again is of no use."""
+    raise_if_lost(error)
+    logger.warning("In %s: %s: %s; trying again", stage, type(error).__name__, str(error))
+    return ran_out_of_memory(error)
 
 
 def raise_if_lost(error: Exception) -> None:

@@ -1,5 +1,6 @@
 """Work that fails once, fails always, or fails for one of many."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -66,6 +67,26 @@ def test_room_is_made_each_time_that_memory_ran_out(error: Exception) -> None:
     room = Room()
     assert room.retry.alone("decode", failing(2, error)) == 3
     assert room.made == ["decode", "decode"]
+
+
+@pytest.mark.parametrize("tried", ["alone", "together"])
+def test_room_is_made_once_nothing_holds_the_tensors_of_the_attempt_that_failed(tried: str) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def attempt(*_: object) -> list[int]:
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return []
+
+    retry = Retry(lambda _: alive.append(held[-1]() is not None))
+    if tried == "alone":
+        retry.alone("step", attempt)
+    else:
+        retry.in_halves("step", [1, 2], attempt, attempt)
+    assert alive == [False]
 
 
 def test_after_two_tries_the_smaller_way_is_taken() -> None:
