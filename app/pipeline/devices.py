@@ -3,8 +3,10 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from app.errors import CheckpointError, DeviceUnavailable
 
@@ -77,6 +79,35 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, through pinned memory so that the host does not wait for it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def fetched(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, once the device has done all that was asked of it until now."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    event_now(tensor.device).synchronize()
+    return copy
+
+
+def event_now(device: torch.device) -> Any:
+    """CUDA's event for the end of all that was asked of the device until now; else ``None``.
+
+    Who waits for it sleeps: waiting as CUDA does by itself would keep a core busy.
+    """
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def ran_out_of_memory(error: Exception) -> bool:

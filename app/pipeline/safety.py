@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.pictures import Picture
+from app.pipeline.devices import fetched, sent
 
 UNCHECKED = "the safety checker could not judge the picture: its numbers are not finite"
 
@@ -27,14 +28,30 @@ class Decoded:
     error: str | None = None
 
 
+_JUDGING = (
+    "concept_embeds",
+    "concept_embeds_weights",
+    "special_care_embeds",
+    "special_care_embeds_weights",
+)
+"""What the checker compares embeddings with, one number at a time."""
+
+
 class Safety:
-    """A checkpoint's safety checker with its feature extractor."""
+    """A checkpoint's safety checker with its feature extractor.
+
+    The pictures are embedded on the checker's device and judged on the CPU, so that the host waits
+    for the device once: the checker reads each of its numbers by itself.
+    """
 
     def __init__(self, checker: Any, feature_extractor: Any) -> None:
         self._checker = checker
         self._feature_extractor = feature_extractor
         self._sound: list[bool] = []
-        checker.visual_projection.register_forward_hook(self._note_soundness)
+        for name in _JUDGING:
+            numbers = getattr(checker, name).detach().cpu()
+            setattr(checker, name, nn.Parameter(numbers, requires_grad=False))
+        checker.visual_projection.register_forward_hook(self._fetch_embeddings)
 
     @torch.inference_mode()
     def check(self, pictures: Sequence[Picture]) -> list[Decoded]:
@@ -45,13 +62,15 @@ class Safety:
         # The checker blackens what it flags in the list it is given: not these pictures.
         blackened: list[Picture] = [np.zeros(1, np.uint8) for _ in pictures]
         _, flags = self._checker(
-            clip_input=pixels.to(weight.device, weight.dtype), images=blackened
+            clip_input=sent(pixels.to(weight.dtype), weight.device), images=blackened
         )
         answers = zip(pictures, flags, self._sound, strict=True)
         return [_judged(*answer) for answer in answers]
 
-    def _note_soundness(self, _module: object, _inputs: object, embeddings: Tensor) -> None:
+    def _fetch_embeddings(self, _module: object, _inputs: object, embeddings: Tensor) -> Tensor:
+        embeddings = fetched(embeddings)
         self._sound = embeddings.isfinite().all(dim=1).tolist()
+        return embeddings
 
 
 def _judged(picture: Picture, flag: bool, sound: bool) -> Decoded:

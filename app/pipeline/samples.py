@@ -15,6 +15,7 @@ from torch import Tensor
 
 from app.parameters import Size
 from app.pipeline.denoiser import Denoiser
+from app.pipeline.devices import event_now, sent
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
 
 
@@ -95,7 +96,7 @@ def step(
     changed, so the step can be tried again in parts.
     """
     _check(samples)
-    send = partial(_sent, device=device)
+    send = partial(sent, device=device)
     rows = [row.condition for sample in samples for row in sample.conditions]
     # Padding repeats the first sample's first row; nobody reads what comes out of it.
     padding = (bucket or 0) - len(rows)
@@ -110,25 +111,11 @@ def step(
     predictions = denoiser(inputs[sample_of_row], timesteps[sample_of_row, 0], torch.stack(rows))
     outputs = _weighted_sum(predictions[rows_of_sample], weights)
     moved = _moved(history, outputs, coefficients)
+    event = event_now(device)  # which may fail, and who has moved by then would move twice
     for sample, own_history in zip(samples, moved.unbind(), strict=True):
         sample.history = own_history
         sample.position += 1
-    return Step(len(owners), len(rows), _event(device))
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, through pinned memory so that the copy does not wait for it."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def _event(device: torch.device) -> Any:
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
+    return Step(len(owners), len(rows), event)
 
 
 def _check(samples: Sequence[Sample]) -> None:

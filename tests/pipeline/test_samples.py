@@ -99,6 +99,25 @@ def test_a_step_that_fails_changes_nobody_and_can_be_tried_again(
         tiny.step([sample])
 
 
+def test_an_event_that_cannot_be_made_steps_nobody_twice(
+    tiny: Pipeline, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, undisturbed = [start(seed=1), start(seed=2)], [start(seed=1), start(seed=2)]
+    tiny.step(undisturbed)
+
+    def no_room(_: torch.device) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.pipeline.samples.event_now", no_room)
+        with pytest.raises(torch.AcceleratorError):
+            tiny.step(samples)
+    tiny.step(samples)
+    for sample, expected in zip(samples, undisturbed, strict=True):
+        assert sample.steps_left == expected.steps_left
+        assert torch.equal(sample.latents, expected.latents)
+
+
 def test_a_bucket_smaller_than_the_rows_is_as_large_as_they_are(
     tiny: Pipeline, start: Start
 ) -> None:
