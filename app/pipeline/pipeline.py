@@ -1,6 +1,6 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
+from app.pipeline.selfcheck import deviations
 from app.pipeline.solvers import Solvers
 
 
@@ -100,6 +101,17 @@ class Pipeline:
         """The number type of ``unet``, ``vae``, ``image_encoder`` or ``safety_checker``."""
         dtype: torch.dtype = getattr(self._parts, part).dtype
         return dtype
+
+    @torch.inference_mode()
+    def deviations(self) -> Iterator[tuple[str, float]]:
+        """The parts that are not served in float32 on the CPU, and how far off they are from that.
+
+        See :func:`app.pipeline.selfcheck.deviations`.
+        """
+        width = self._parts.unet.config.cross_attention_dim
+        embedding = torch.randn(width, generator=torch.Generator().manual_seed(0))
+        conditions = torch.stack([self._fold(embedding), self._zero])
+        return deviations(self._parts.unet, self._parts.vae, self._denoiser, conditions)
 
     def fewest_steps(self, least: int) -> int:
         """The smallest number of steps from ``least`` on that the default solver surely makes."""

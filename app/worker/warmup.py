@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from time import perf_counter
 
 import numpy as np
-import torch
 
 from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed
 from app.ipc.messages import Measured, Ready, Start
@@ -18,6 +17,7 @@ from app.scheduling.row_cap import SMALLEST_CAP, CapReason, find_row_cap
 from app.worker import threads
 from app.worker.measuring import Stopwatch
 from app.worker.retry import raise_if_lost
+from app.worker.selfcheck import check, not_finite, remedy
 
 FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not
@@ -40,6 +40,7 @@ def warm_up(pipeline: Pipeline, start: Start) -> Ready:
     :class:`DeviceUnavailable` where the device's memory does not hold one.
     """
     with _explaining(pipeline):
+        check(pipeline)
         return _warm_up(pipeline, start)
 
 
@@ -112,28 +113,8 @@ def _explaining(pipeline: Pipeline) -> Iterator[None]:
         dtype = pipeline.dtype("unet")
         raise CheckpointError(
             f"the warm-up's picture cannot be made in {pipeline.model.dtype}: {words}; "
-            f"{_remedy(dtype)}"
+            f"{remedy(dtype)}"
         ) from error
-
-
-def _not_finite(pipeline: Pipeline, part: str) -> CheckpointError:
-    dtype = pipeline.dtype(part)
-    name = str(dtype).removeprefix("torch.")
-    return CheckpointError(
-        f"the {part} makes numbers of the warm-up's picture that are not finite in {name}: "
-        f"{_remedy(dtype)}"
-    )
-
-
-def _remedy(dtype: torch.dtype) -> str:
-    """Words on what to do where numbers are not finite, or operations missing, in ``dtype``."""
-    match dtype:
-        case torch.float16:
-            return "VARIATIONS_DTYPE=float32, or bfloat16, has a wider range"
-        case torch.bfloat16:
-            return "VARIATIONS_DTYPE=float32 is more exact"
-        case _:
-            return "there is no wider type to choose, so the checkpoint itself is broken"
 
 
 def _make_a_picture(pipeline: Pipeline) -> tuple[Sequence[Row], float, float]:
@@ -144,18 +125,18 @@ def _make_a_picture(pipeline: Pipeline) -> tuple[Sequence[Row], float, float]:
         # With guidance, so that every sample has two rows.
         rows = pipeline.condition(Condition.guided(grey, 3.0))
     except GenerationFailed as error:
-        raise _not_finite(pipeline, "image_encoder") from error
+        raise not_finite(pipeline, "image_encoder") from error
     encoded = perf_counter()
     [sample] = _samples(pipeline, rows, number=1, steps=2)
     while sample.steps_left:
         pipeline.step([sample]).wait()
     if not sample.latents.isfinite().all():
-        raise _not_finite(pipeline, "unet")
+        raise not_finite(pipeline, "unet")
     stepped = perf_counter()
     [decoded] = pipeline.decode([sample])
     decode = perf_counter() - stepped
     if decoded.error:
-        raise _not_finite(pipeline, "safety_checker" if decoded.error == UNCHECKED else "vae")
+        raise not_finite(pipeline, "safety_checker" if decoded.error == UNCHECKED else "vae")
     return rows, encoded - began, decode
 
 
