@@ -69,6 +69,39 @@ def test_a_decoder_that_overflows_gives_an_error_not_black_or_white(
     assert decoded.error
 
 
+def test_a_picture_that_leaves_float16_is_decoded_in_float32_and_no_other(
+    tiny_folder: Path,
+) -> None:
+    dtypes = Dtypes(torch.float32, torch.float16)
+    parts = load_parts(tiny_folder, dtypes, safety_checker=True)
+    vae: Any = parts.vae
+    weights = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    [first, far, last] = latents(3)
+    far = far * 5e4  # some of it is past float16's 65504
+    made = decode(parts, [first, far, last])
+    assert vae.dtype == torch.float16
+    assert all(torch.equal(vae.state_dict()[name], weights[name]) for name in weights)
+    alone = decode(parts, [first, last])
+    parts.vae.to(torch.float32)
+    [wide] = decode(parts, [far])
+    for ours, expected in zip(made, (alone[0], wide, alone[1]), strict=True):
+        assert ours.picture is not None
+        assert expected.picture is not None
+        assert np.array_equal(ours.picture, expected.picture)
+
+
+def test_what_float32_cannot_decode_either_is_not_blamed_on_the_denoising(
+    tiny_folder: Path,
+) -> None:
+    parts = load_parts(tiny_folder, Dtypes(torch.float32, torch.float16), safety_checker=True)
+    parts.vae.decoder.conv_out.bias.fill_(float("inf"))
+    (decoded,) = decode(parts, latents(1))
+    assert decoded.picture is None
+    assert decoded.error is not None
+    assert "while decoding" in decoded.error
+    assert parts.vae.dtype == torch.float16
+
+
 def test_broken_weights_of_the_unet_end_in_an_error_not_in_black(
     parts: Parts, tiny: Pipeline
 ) -> None:
