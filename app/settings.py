@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     revision: str | None = None
     """Revision of a hub checkpoint; empty takes the known one, else `main`."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`, …; `auto` is the CPU, see "Not yet run"."""
+    """`cpu`, `cuda`, `cuda:1`, …; `auto` is the GPU where torch has one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32."""
     attention_slicing: Literal["off", "auto", "max"] = "off"

@@ -17,6 +17,9 @@ from app.ipc.messages import FromWorker, Start, ToWorker
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables in which the hub's library looks for the token of its user."""
 
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Variables in which torch looks for the settings of its allocator; it reads one of them."""
+
 Cause = Literal["signal", "exit", "timeout", "launch"]
 """Why a worker is no more: by a signal from outside, by itself, killed after a timeout, or it was
 never launched."""
@@ -131,13 +134,21 @@ operation before they sleep. By default they spin for as long as others want the
 
 
 def _environment() -> dict[str, str]:
-    """This process's own without its secrets: the worker is told all that it needs by the pipe."""
-    own = {} if "OMP_WAIT_POLICY" in os.environ else _SHORT_WAITS
-    return own | {
+    """This process's own without its secrets: the worker is told all that it needs by the pipe.
+
+    On a GPU its memory then grows in place: a cap that rises and falls, and pictures of several
+    sizes, would leave gaps in it that none of them fit.
+    """
+    environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("VARIATIONS_") and name not in HUB_TOKENS
     }
+    if "OMP_WAIT_POLICY" not in environment:
+        environment = _SHORT_WAITS | environment
+    if not any(name in environment for name in ALLOCATOR_SETTINGS):
+        environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
+    return environment
 
 
 @contextmanager

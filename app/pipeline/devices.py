@@ -32,22 +32,25 @@ class Dtypes:
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the CPU; otherwise a name of torch's.
+    """``auto`` is the GPU where torch has one, CUDA's or ROCm's, else the CPU; or torch's name.
 
-    It will be CUDA once these paths have been run on one; until then that is for the user to say.
-    Raises :class:`CheckpointError` where there can be no such device, and
+    A GPU named by its number becomes this process's current one: streams, events and pinned memory
+    are of that. Raises :class:`CheckpointError` where there can be no such device, and
     :class:`DeviceUnavailable` where it does not work.
     """
+    for_gpus = torch.version.cuda or torch.version.hip
     if device == "auto":
-        device = "cpu"
-        if torch.cuda.is_available():
-            logger.warning("Running on the CPU; VARIATIONS_DEVICE=cuda takes the GPU")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and for_gpus:
+            logger.warning("torch is built for GPUs and finds none: running on the CPU")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
+        if chosen.type == "cuda" and chosen.index is not None:
+            torch.cuda.set_device(chosen)
     # torch raises one or the other, by its build and by what is wrong.
     except (AssertionError, RuntimeError, NotImplementedError) as error:
-        final = device.partition(":")[0] != "cuda" or torch.version.cuda is None
+        final = device.partition(":")[0] != "cuda" or not for_gpus
         kind = CheckpointError if final else DeviceUnavailable
         raise kind(f"the device {device!r} cannot be used: {error}") from error
     return chosen

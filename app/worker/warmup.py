@@ -88,12 +88,19 @@ def _measured(stopwatch: Stopwatch, start: Start) -> Measured:
 
 
 def buckets(most: int, device: str, *, fixed: bool) -> list[int]:
-    """The batch sizes of a step: few on CUDA, where each costs tuning; on a CPU no padding."""
+    """The batch sizes of a step: on a CPU no padding, on a GPU few, each of which is warmed up.
+
+    1, 2, 3, 4, 6, 8, 10, 12, 16 and from there on four to each doubling: over 1 to 32 rows 6 % are
+    padding, where powers of two would have 29 %.
+    """
     if fixed:
         return [most]
     if device == "cpu":
         return list(range(1, most + 1))
-    return [*(2**power for power in range((most - 1).bit_length())), most]
+    sizes = [1, 2, 3, 4, 6, 8, 10, 12, 16]
+    while sizes[-1] < most:
+        sizes.append(sizes[-1] + (1 << (sizes[-1].bit_length() - 3)))
+    return [*(size for size in sizes if size < most), most]
 
 
 @contextmanager

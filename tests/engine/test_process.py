@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.api.application import start_message
+from app.engine.process import ALLOCATOR_SETTINGS, WorkerProcess
 from app.settings import Settings
 from tests.support.engine import process_is_gone, running_engine, wait_until_gone
 
@@ -74,6 +75,24 @@ async def test_a_worker_has_no_keys_in_its_environment(
     assert "0123456789abcdef" not in environment
     assert "hf_secret" not in environment
     assert start_message(Settings()).hub_token == "hf_secret"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [None, *ALLOCATOR_SETTINGS])
+async def test_a_worker_has_the_users_settings_of_the_allocator_or_ours(
+    name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(each, raising=False)
+    if name:
+        monkeypatch.setenv(name, "max_split_size_mb:512")
+    worker = WorkerProcess(lambda _: None)
+    worker.launch(start_message(Settings(model="/no/such/folder")))
+    environment = environment_of(worker.pid).split("\0")
+    await worker.close(5.0)
+    set_to = [line for line in environment if line.startswith("PYTORCH_")]
+    ours = "PYTORCH_ALLOC_CONF=expandable_segments:True"
+    assert set_to == [f"{name}=max_split_size_mb:512" if name else ours]
 
 
 def environment_of(pid: int | None) -> str:

@@ -277,12 +277,37 @@ def test_a_device_that_there_cannot_be_is_final_and_one_that_fails_is_not(
 ) -> None:
     with pytest.raises(CheckpointError, match="'abacus' cannot be used"):
         devices.choose_device("abacus")
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:
         with pytest.raises(CheckpointError, match="'cuda' cannot be used"):
             devices.choose_device("cuda")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(DeviceUnavailable, match="'cuda:99' cannot be used"):
         devices.choose_device("cuda:99")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_auto_is_the_gpu_where_torch_has_one(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    current: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: tried.append(device))
+    for device in ("auto", "cuda:1"):
+        assert devices.choose_device(device) == tried[-1]
+    assert tried == [torch.device("cuda" if there else "cpu"), torch.device("cuda:1")]
+    assert current == [torch.device("cuda:1")]
+
+
+def test_a_torch_for_gpus_that_finds_none_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, version in (("cuda", "13.0"), ("hip", "7.0")):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.version, name, version)
+            assert devices.choose_device("auto").type == "cpu"
+        assert "finds none: running on the CPU" in caplog.text
 
 
 @pytest.mark.parametrize(

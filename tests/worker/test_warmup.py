@@ -60,13 +60,20 @@ def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(pipeline: Pipelin
 @pytest.mark.parametrize(
     ("device", "fixed", "expected"),
     [
-        ("cpu", False, [1, 2, 3, 4, 5, 6]),
-        ("cuda:0", False, [1, 2, 4, 6]),
-        ("cpu", True, [6]),
+        ("cpu", False, [1, 2, 3, 4, 5, 6, 7]),
+        ("cuda:0", False, [1, 2, 3, 4, 6, 7]),
+        ("cuda:0", True, [7]),
+        ("cpu", True, [7]),
     ],
 )
 def test_buckets_up_to_the_cap(device: str, fixed: bool, expected: list[int]) -> None:
-    assert buckets(6, device, fixed=fixed) == expected
+    assert buckets(7, device, fixed=fixed) == expected
+
+
+def test_a_gpu_has_four_buckets_to_each_doubling() -> None:
+    up_to_32 = [1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32]
+    assert buckets(32, "cuda:0", fixed=False) == up_to_32
+    assert buckets(90, "cuda:0", fixed=False) == [*up_to_32, 40, 48, 56, 64, 80, 90]
 
 
 def load(folder: Path, dtype: str) -> Pipeline:
