@@ -140,6 +140,7 @@ class ModelConfig:
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    cuda_graphs: bool = True
     attention_slicing: str = "off"
     vae_slicing: bool = False
     safety_checker: bool = True

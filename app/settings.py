@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     """`cpu`, `cuda`, `cuda:1`, …; `auto` is the GPU where torch has one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float16 on CUDA; bfloat16 on a CPU that has it, else float32."""
+    cuda_graphs: Literal["on", "off"] = "on"
+    """On a GPU, record the UNet's kernels at start for each bucket and size; `off` takes less
+    memory and time to start, and longer steps where they are small."""
     attention_slicing: Literal["off", "auto", "max"] = "off"
     """Less memory, slower: attention in slices instead of SDPA."""
     vae_slicing: bool = False
@@ -141,6 +144,7 @@ class Settings(BaseSettings):
             revision=self.revision or None,
             device=self.device,
             dtype=self.dtype,
+            cuda_graphs=self.cuda_graphs == "on",
             attention_slicing=self.attention_slicing,
             vae_slicing=self.vae_slicing,
             safety_checker=self.safety_checker == "on",

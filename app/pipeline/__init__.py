@@ -7,8 +7,8 @@ together until none has steps left, ``decode`` makes pictures of them.
 It is loaded by ``devices``, ``hub`` (with ``download``), ``known`` and ``checkpoint``; ``files``
 says which files of a checkpoint are read, and reads them with care. A request then meets, in this
 order: ``folding`` (the UNet without cross-attention), ``solver`` and ``solvers`` (schedulers as
-tables),
-``samples`` (the steps), ``denoiser`` (the UNet call in them), ``decoding`` and ``safety``.
+tables), ``samples`` (the steps), ``denoiser`` (the UNet call in them, which ``graphs`` record on a
+GPU), ``decoding`` and ``safety``. ``selfcheck`` tells how far off a device computes.
 """
 
 from app.pipeline.pipeline import Pipeline

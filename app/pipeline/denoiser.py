@@ -10,7 +10,8 @@ Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Predicts the model outputs of one step, on the tensors' device and without waiting for it.
 
 Latents ``float32 [rows, C, h, w]``, timesteps ``float32 [rows]`` and conditions ``[rows, 1,
-channels]`` in the UNet's own dtype → outputs ``float32 [rows, C, h, w]``.
+channels]`` in the UNet's own dtype → outputs ``float32 [rows, C, h, w]``, which the next call may
+overwrite.
 """
 
 

@@ -1,6 +1,9 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import perf_counter
 from typing import Self
 
 import numpy as np
@@ -13,15 +16,18 @@ from app.parameters import Condition, EncoderInput, ModelConfig, ModelInfo, Para
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.decoding import decode
-from app.pipeline.denoiser import eager
-from app.pipeline.devices import choose_device, choose_dtypes
+from app.pipeline.denoiser import Denoiser, eager
+from app.pipeline.devices import choose_device, choose_dtypes, ran_out_of_memory, sent
 from app.pipeline.folding import fold
+from app.pipeline.graphs import Graphs, cuda_recorder
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
 from app.pipeline.solvers import Solvers
+
+logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -50,7 +56,7 @@ class Pipeline:
         self._device = device
         self._fold = fold(parts.unet)
         self._zero = self._fold(torch.zeros(parts.unet.config.cross_attention_dim))
-        self._denoiser = eager(parts.unet)
+        self._denoiser: Denoiser = eager(parts.unet)
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
         self._solvers = solvers
@@ -95,7 +101,10 @@ class Pipeline:
             mean=tuple(parts.feature_extractor.image_mean),
             std=tuple(parts.feature_extractor.image_std),
         )
-        return cls(info, parts, solvers, device, preprocessing)
+        pipeline = cls(info, parts, solvers, device, preprocessing)
+        if device.type == "cuda" and config.cuda_graphs:
+            pipeline._denoiser = Graphs(pipeline._denoiser, cuda_recorder())
+        return pipeline
 
     def dtype(self, part: str) -> torch.dtype:
         """The number type of ``unet``, ``vae``, ``image_encoder`` or ``safety_checker``."""
@@ -117,8 +126,51 @@ class Pipeline:
         """The smallest number of steps from ``least`` on that the default solver surely makes."""
         return self._solvers.fewest_steps(least)
 
+    @torch.inference_mode()
+    def prepare(self, buckets: Iterable[int], *, tune: bool) -> None:
+        """Get a GPU ready for steps of so many rows, of every size, and record them as CUDA graphs.
+
+        What memory does not hold, the largest first, is left to be run as it comes. ``tune`` has
+        cuDNN choose algorithms by trying them: faster, but another start may choose others, whose
+        last bits differ. A CPU needs no such thing.
+        """
+        if self._device.type == "cpu" and not isinstance(self._denoiser, Graphs):
+            return
+        began = perf_counter()
+        shapes = {(bucket, *self._latents(size)) for size in self.model.sizes for bucket in buckets}
+        torch.backends.cudnn.benchmark = tune
+        try:
+            for shape in sorted(shapes, key=math.prod, reverse=True):
+                if not self._prepare(shape):
+                    logger.warning("Memory does not hold a step of %s latents beforehand", shape)
+                    self._empty_cache()
+        finally:
+            torch.backends.cudnn.benchmark = False
+        seconds = perf_counter() - began
+        logger.info("Prepared for steps of %d shapes in %.1f s", len(shapes), seconds)
+
+    def _prepare(self, shape: tuple[int, ...]) -> bool:
+        """Record a step, or run it once where none are recorded; false where memory ran out."""
+        try:
+            latents = torch.zeros(shape, device=self._device)
+            timesteps = torch.zeros(shape[0], device=self._device)
+            conditions = torch.stack([self._zero] * shape[0])
+            if isinstance(self._denoiser, Graphs):
+                return self._denoiser.record(latents, timesteps, conditions)
+            self._denoiser(latents, timesteps, conditions)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            return False
+        return True
+
     def free_memory(self) -> None:
         """Give back to the device what the allocator keeps for later, to be tried anew."""
+        if isinstance(self._denoiser, Graphs):
+            self._denoiser.make_room()
+        self._empty_cache()
+
+    def _empty_cache(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -155,12 +207,12 @@ class Pipeline:
             for condition in conditions
         ]
 
-    def prepare(self, parameters: Parameters, seconds: float) -> bool:
+    def build_table(self, parameters: Parameters, seconds: float) -> bool:
         """Build on a request's solver table for about so many seconds; False: more is needed.
 
         Without it :meth:`start` builds a table that is not there.
         """
-        return self._solvers.prepare(parameters.scheduler, parameters.num_inference_steps, seconds)
+        return self._solvers.build(parameters.scheduler, parameters.num_inference_steps, seconds)
 
     @torch.inference_mode()
     def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
@@ -170,7 +222,7 @@ class Pipeline:
         """
         table = self._solvers.table(parameters.scheduler, parameters.num_inference_steps)
         noise = self._noise(parameters.seed_of(index), parameters.size)
-        return Sample.from_noise(noise.to(self._device), parameters.size, rows, table)
+        return Sample.from_noise(sent(noise, self._device), parameters.size, rows, table)
 
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
         """Take ``samples``, all of one size, a step further in one UNet call.
@@ -208,9 +260,13 @@ class Pipeline:
 
     def _noise(self, seed: int, size: Size) -> Tensor:
         """``float32 [C, h, w]``, drawn on the CPU so that a seed is the same on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(1, *self._latents(size), generator=generator)[0]
+
+    def _latents(self, size: Size) -> tuple[int, int, int]:
+        """The shape ``[C, h, w]`` of the latents of a picture of ``size`` pixels."""
         width, height = (pixels // self._parts.vae_scale for pixels in size)
-        shape = (1, self._parts.unet.config.in_channels, height, width)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))[0]
+        return self._parts.unet.config.in_channels, height, width
 
 
 def _place(parts: Parts, device: torch.device, config: ModelConfig) -> None:

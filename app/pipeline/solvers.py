@@ -98,7 +98,7 @@ class Solvers:
         counts = self._counts[self.default]
         return next((count for count in counts if count >= least), counts[-1])
 
-    def prepare(self, scheduler: Scheduler, steps: int, seconds: float) -> bool:
+    def build(self, scheduler: Scheduler, steps: int, seconds: float) -> bool:
         """Build a table for about so many seconds; False where more is needed.
 
         :meth:`table` says what is wrong where it cannot be built.

@@ -1,6 +1,7 @@
 """The process that owns the device, started by the engine.
 
-:mod:`~app.worker.startup` gets it ready, with :mod:`~app.worker.warmup`; from then on
+:mod:`~app.worker.startup` gets it ready, with :mod:`~app.worker.warmup`, which has
+:mod:`~app.worker.selfcheck` look at what the device computes; from then on
 :mod:`~app.worker.loop` takes turns: receive, encode, step, decode, report. A request under way is a
 :mod:`~app.worker.state`; what fails is tried again by :mod:`~app.worker.retry`. In a thread of its
 own :mod:`~app.worker.device` tells how full the GPU is.

@@ -138,7 +138,7 @@ class Worker:
         prepared: list[Submit] = []
         for submit in sorted(self._unencoded, key=lambda submit: submit.due)[: self._at_once]:
             began = perf_counter()
-            if self._pipeline.prepare(submit.parameters, left):
+            if self._pipeline.build_table(submit.parameters, left):
                 prepared.append(submit)
             left = max(0.0, left - (perf_counter() - began))
         return prepared

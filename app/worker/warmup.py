@@ -15,13 +15,16 @@ from app.pipeline.devices import ran_out_of_memory
 from app.pipeline.safety import UNCHECKED
 from app.scheduling.row_cap import SMALLEST_CAP, CapReason, find_row_cap
 from app.worker import threads
-from app.worker.measuring import Stopwatch
+from app.worker.measuring import ROWS_TRIED, Stopwatch
 from app.worker.retry import raise_if_lost
 from app.worker.selfcheck import check, not_finite, remedy
 
 FIXED_BUCKET = 8
 """Rows of the one bucket where no number is set: bytes that stay the same over restarts must not
 hang on a measurement."""
+
+MOST_ROWS_OF_GPU = 32
+"""More are not tried by themselves: the largest known cards are used to nine tenths by fewer."""
 
 AT_ONCE = 4
 """Most pictures in one encode or decode: the step that waits behind it waits for no more."""
@@ -48,7 +51,11 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
     rows, encode, decode = _make_a_picture(pipeline)
     if encode + decode < ENOUGH_SECONDS:  # the first one pays for tuning
         rows, encode, decode = _make_a_picture(pipeline)
-    measured = start.earlier or _measured(Stopwatch(pipeline, rows), start)
+    on_gpu = pipeline.model.device != "cpu"
+    if on_gpu:  # what is measured must be what will run
+        # Same seed, same bytes: at every start, so nothing may hang on what is measured at one.
+        pipeline.prepare(_buckets_of_gpu(start), tune=not start.fixed_bucket)
+    measured = start.earlier or _measured(Stopwatch(pipeline, rows), start, on_gpu=on_gpu)
     logger.info(
         "At most %d rows in a step (%s), %d threads; seconds of a step by rows: %s",
         measured.row_cap,
@@ -56,9 +63,9 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
         measured.threads,
         {rows: float(f"{seconds:.3g}") for rows, seconds in measured.step_seconds.items()},
     )
-    highest = max(measured.row_cap, *measured.step_seconds)
-    on_cpu = pipeline.model.device == "cpu"
-    most = highest if on_cpu and not _is_set(start) else measured.row_cap
+    most = measured.row_cap
+    if not on_gpu and _set_cap(start) is None:  # there it may rise later
+        most = max(most, *measured.step_seconds)
     return Ready(
         model=pipeline.model,
         preprocessing=pipeline.preprocessing,
@@ -70,21 +77,27 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
     )
 
 
-def _is_set(start: Start) -> bool:
-    return start.fixed_bucket or start.max_rows is not None
+def _set_cap(start: Start) -> int | None:
+    """The row cap, where it is no matter of measuring."""
+    return start.max_rows or (FIXED_BUCKET if start.fixed_bucket else None)
 
 
-def _measured(stopwatch: Stopwatch, start: Start) -> Measured:
+def _buckets_of_gpu(start: Start) -> list[int]:
+    known = start.earlier.row_cap if start.earlier else _set_cap(start)
+    return buckets(known or MOST_ROWS_OF_GPU, "cuda", fixed=start.fixed_bucket)
+
+
+def _measured(stopwatch: Stopwatch, start: Start, *, on_gpu: bool) -> Measured:
     """With one fixed bucket bytes must not hang on a measurement: neither cap nor threads do."""
     counts = threads.candidates()
     chosen = stopwatch.choose_threads(counts[-1:] if start.fixed_bucket else counts)
-    if not _is_set(start):
-        times = stopwatch.step_times()
-        return Measured(times.seconds, *find_row_cap(times.seconds, fits=times.fits), chosen)
-    cap = start.max_rows or FIXED_BUCKET
-    reason = CapReason.SET if start.max_rows else CapReason.FIXED_BUCKET
-    times = stopwatch.step_times(sorted({SMALLEST_CAP, cap}))
-    return Measured(times.seconds, cap, reason, chosen)
+    if (cap := _set_cap(start)) is not None:
+        times = stopwatch.step_times(sorted({min(SMALLEST_CAP, cap), cap}))
+        reason = CapReason.SET if start.max_rows else CapReason.FIXED_BUCKET
+        return Measured(times.seconds, cap, reason, chosen)
+    tried = [rows for rows in ROWS_TRIED if not on_gpu or rows <= MOST_ROWS_OF_GPU]
+    times = stopwatch.step_times(tried)
+    return Measured(times.seconds, *find_row_cap(times.seconds, fits=times.fits), chosen)
 
 
 def buckets(most: int, device: str, *, fixed: bool) -> list[int]:

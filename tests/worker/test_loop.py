@@ -178,8 +178,8 @@ def test_a_solver_table_is_built_between_the_steps_of_others(config: ModelConfig
 class Hesitant(Pipeline):
     """The real pipeline, to which every time is up after one piece of work."""
 
-    def prepare(self, parameters: Parameters, seconds: float) -> bool:
-        return super().prepare(parameters, min(seconds, 1e-6))
+    def build_table(self, parameters: Parameters, seconds: float) -> bool:
+        return super().build_table(parameters, min(seconds, 1e-6))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A worker's measurements between its model and its first request."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,9 +42,8 @@ def test_a_picture_is_timed(pipeline: Pipeline) -> None:
 
 
 def test_an_earlier_workers_times_are_not_measured_again(pipeline: Pipeline) -> None:
-    earlier = Measured({2: 1.0, 4: 1.0, 8: 1.0, 16: 2.0}, 8, CapReason.THROUGHPUT, threads=3)
-    found = warm_up(pipeline, start_message(max_rows=None, earlier=earlier))
-    assert found.measured == earlier
+    found = warm_up(pipeline, start_message(max_rows=None, earlier=EARLIER))
+    assert found.measured == EARLIER
     assert found.buckets[-1] == 16
 
 
@@ -55,6 +56,37 @@ def test_the_one_fixed_bucket_does_not_hang_on_a_measurement(pipeline: Pipeline)
 def test_with_one_fixed_bucket_pictures_are_decoded_one_by_one(pipeline: Pipeline) -> None:
     ready = warm_up(pipeline, start_message(fixed_bucket=True))
     assert (ready.buckets, ready.at_once) == ((4,), 1)
+
+
+EARLIER = Measured({2: 1.0, 4: 1.0, 8: 1.0, 16: 2.0}, 8, CapReason.THROUGHPUT, threads=3)
+
+
+@pytest.mark.parametrize("earlier", [None, EARLIER], ids=["first", "restarted"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_every_bucket_is_prepared_at_every_start_on_a_gpu(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, earlier: Measured | None, fixed: bool
+) -> None:
+    prepared: list[tuple[tuple[int, ...], bool]] = []
+
+    def prepare(buckets: Sequence[int], *, tune: bool) -> None:
+        prepared.append((tuple(buckets), tune))
+
+    monkeypatch.setattr(pipeline, "prepare", prepare)
+    monkeypatch.setattr(pipeline, "model", replace(pipeline.model, device="cuda:0"))
+    ready = warm_up(pipeline, start_message(max_rows=8, fixed_bucket=fixed, earlier=earlier))
+    assert prepared == [(ready.buckets, not fixed)]
+
+
+def test_a_gpu_is_measured_with_up_to_32_rows_and_prepared_before(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[int] = []
+    monkeypatch.setattr(pipeline, "prepare", lambda buckets, **_: prepared.extend(buckets))
+    monkeypatch.setattr(pipeline, "model", replace(pipeline.model, device="cuda:0"))
+    ready = warm_up(pipeline, start_message(max_rows=None))
+    assert prepared == [1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32]
+    assert set(ready.measured.step_seconds) <= {2, 4, 8, 16, 32}
+    assert ready.buckets[-1] == ready.measured.row_cap
 
 
 @pytest.mark.parametrize(

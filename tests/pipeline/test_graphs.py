@@ -1,0 +1,192 @@
+"""Steps played back from recordings, with a recorder that any machine has."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from app.errors import CheckpointError
+from app.parameters import Fit, ModelConfig, Parameters, Scheduler
+from app.pipeline import Pipeline, Sample
+from app.pipeline.graphs import MOST_SHORTAGES, Graphs
+from tests.support.pipelines import draw, start
+
+BUCKETS = (2, 4, 8)
+
+
+class PlainRecorder:
+    """Plays back by calling again; notes what was recorded and played."""
+
+    def __init__(self) -> None:
+        self.recorded: list[torch.Size] = []
+        self.played: list[torch.Size] = []
+        self.failing: dict[int, Exception] = {}
+
+    def __call__(self, call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
+        output = call()
+        if error := self.failing.get(len(output)):
+            raise error
+        self.recorded.append(output.shape)
+
+        def play() -> None:
+            self.played.append(output.shape)
+            output.copy_(call())
+
+        return output, play
+
+
+@pytest.fixture
+def recorder() -> PlainRecorder:
+    return PlainRecorder()
+
+
+@pytest.fixture
+def eager(tiny_folder: Path) -> Pipeline:
+    sizes = ((64, 64), (96, 64))
+    return Pipeline.load(ModelConfig(str(tiny_folder), device="cpu", dtype="float32", sizes=sizes))
+
+
+@pytest.fixture
+def recorded(eager: Pipeline, recorder: PlainRecorder) -> Pipeline:
+    """The same, but for steps that are played back once recorded."""
+    pipeline = copy(eager)
+    pipeline._denoiser = Graphs(eager._denoiser, recorder)
+    return pipeline
+
+
+def run(pipeline: Pipeline) -> list[Sample]:
+    """Six requests that join one by one, in steps of the smallest bucket or of as many rows."""
+    wanted = [
+        (0, parameters(Scheduler.PNDM, n=2, steps=6)),
+        (0, parameters(Scheduler.DDIM, guidance_scale=1.0, steps=3)),
+        (1, parameters(Scheduler.EULER, n=3, steps=4)),
+        (3, parameters(Scheduler.HEUN, n=2, width=96, steps=3)),
+        (4, parameters(Scheduler.UNIPC, guidance_scale=1.0, steps=5)),
+        (8, parameters(Scheduler.DEIS, steps=4)),
+    ]
+    samples: list[Sample] = []
+    for step in range(100):
+        for joins, each in wanted:
+            if joins == step:
+                samples += start(pipeline, draw(1), each)
+        for size in pipeline.model.sizes:
+            running = [s for s in samples if s.steps_left and s.size == size]
+            rows = sum(sample.rows for sample in running)
+            if running:
+                pipeline.step(running, next((b for b in BUCKETS if b >= rows), None))
+    return samples
+
+
+def parameters(scheduler: Scheduler, *, steps: int, **others: Any) -> Parameters:
+    plain = Parameters(1, 3.0, steps, scheduler, 7, 64, 64, Fit.SQUASH)
+    return replace(plain, **others)
+
+
+def test_what_is_played_back_is_equal_to_the_byte_and_other_shapes_run_eagerly(
+    recorded: Pipeline, eager: Pipeline, recorder: PlainRecorder
+) -> None:
+    recorded.prepare(BUCKETS, tune=True)
+    ours, expected = run(recorded), run(eager)
+    assert {shape[0] for shape in recorder.played} == set(BUCKETS)
+    assert len({shape[2:] for shape in recorder.played}) == 2
+    for sample, other in zip(ours, expected, strict=True):
+        assert torch.equal(sample.latents, other.latents)
+    assert len(ours) == 10
+
+
+def test_the_largest_of_all_sizes_and_buckets_is_recorded_first(
+    recorded: Pipeline, recorder: PlainRecorder
+) -> None:
+    recorded.prepare(BUCKETS, tune=True)
+    numbers = [shape.numel() for shape in recorder.recorded]
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(numbers) == len(BUCKETS) * 2
+
+
+SHORTAGE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def broken_off() -> Exception:
+    """What ending a recording raises, once memory has run out in it."""
+    error = torch.AcceleratorError(
+        "CUDA error: operation failed due to a previous error during capture"
+    )
+    error.__context__ = SHORTAGE
+    return error
+
+
+@pytest.mark.parametrize("error", [SHORTAGE, broken_off()], ids=["in it", "at its end"])
+def test_memory_that_runs_out_leaves_that_bucket_eager_and_nothing_else(
+    recorded: Pipeline,
+    eager: Pipeline,
+    recorder: PlainRecorder,
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder.failing = {8: error}
+    recorded.prepare(BUCKETS, tune=True)
+    assert {shape[0] for shape in recorder.recorded} == {2, 4}
+    assert "Memory does not hold a step of (8, 4, 16, 16) latents" in caplog.text
+    for sample, other in zip(run(recorded), run(eager), strict=True):
+        assert torch.equal(sample.latents, other.latents)
+    assert {shape[0] for shape in recorder.played} == {2, 4}
+
+
+def test_what_cannot_be_recorded_is_refused_with_a_remedy(
+    recorded: Pipeline, recorder: PlainRecorder
+) -> None:
+    words = "CUDA error: operation not permitted when stream is capturing"
+    recorder.failing = {4: torch.AcceleratorError(words)}
+    with pytest.raises(CheckpointError, match=r"not permitted .* VARIATIONS_CUDA_GRAPHS=off"):
+        recorded.prepare(BUCKETS, tune=True)
+
+
+def test_another_error_in_recording_is_not_hidden(
+    recorded: Pipeline, recorder: PlainRecorder
+) -> None:
+    recorder.failing = {4: torch.AcceleratorError("CUDA error: an illegal memory access")}
+    with pytest.raises(torch.AcceleratorError, match="illegal"):
+        recorded.prepare(BUCKETS, tune=True)
+
+
+def test_recordings_are_given_up_only_where_memory_stays_short(
+    recorded: Pipeline, eager: Pipeline, recorder: PlainRecorder
+) -> None:
+    recorded.prepare(BUCKETS, tune=True)
+    for _ in range(3):
+        for _ in range(MOST_SHORTAGES):
+            recorded.free_memory()
+        [sample] = start(recorded, draw(1), parameters(Scheduler.DDIM, steps=1))
+        recorded.step([sample], 2)
+    assert len(recorder.played) == 3
+    for _ in range(MOST_SHORTAGES + 1):
+        recorded.free_memory()
+    for sample, other in zip(run(recorded), run(eager), strict=True):
+        assert torch.equal(sample.latents, other.latents)
+    assert len(recorder.played) == 3
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_cudnn_tries_algorithms_while_steps_are_prepared_unless_bytes_are_promised(
+    recorded: Pipeline, monkeypatch: pytest.MonkeyPatch, tune: bool
+) -> None:
+    tried: list[bool] = []
+    denoiser = recorded._denoiser
+    assert isinstance(denoiser, Graphs)
+    predict = denoiser._denoiser
+
+    def noting(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
+        tried.append(torch.backends.cudnn.benchmark)
+        return predict(latents, timesteps, conditions)
+
+    monkeypatch.setattr(denoiser, "_denoiser", noting)
+    recorded.prepare(BUCKETS, tune=tune)
+    run(recorded)
+    prepared = 2 * len(BUCKETS)
+    assert tried[:prepared] == [tune] * prepared
+    assert not any(tried[prepared:])
