@@ -238,12 +238,12 @@ class Engine:
                 self._worker_ready(message)
             case Encoded():
                 self._mirror.encoded(message)
-                self._metrics.stalled("encode", message.seconds)
+                self._stalled("encode", message.seconds)
             case StepStats():
                 self._stepped(message)
             case DecodeStats():
                 self._mirror.decoded(message)
-                self._metrics.stalled("decode", message.seconds)
+                self._stalled("decode", message.seconds)
             case PictureDone(request_id, index, picture):
                 if generation := self._mirror.get(request_id):
                     generation.keep(index, picture)
@@ -265,6 +265,10 @@ class Engine:
         self._mirror.worker_ready(ready)
         self._metrics.ready(ready.model, ready.measured)
         self._feed()
+
+    def _stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None:
+        if not self._mirror.costs.beside:
+            self._metrics.stalled(stage, seconds)
 
     def _stepped(self, stats: StepStats) -> None:
         self._mirror.stepped(stats)

@@ -93,6 +93,7 @@ class Mirror:
         self._at_once = ready.at_once
         size = ready.model.sizes[0]
         for costs in (self.costs, self.lowest):
+            costs.beside = ready.beside
             costs.measured(
                 size, ready.measured.step_seconds, ready.encode_seconds, ready.decode_seconds
             )

@@ -82,7 +82,8 @@ class Ready:
 
     ``preprocessing`` is what its encoder takes. ``buckets`` are the batch sizes of a step in rows.
     ``encode_seconds`` is for one request, ``decode_seconds`` for one picture, the safety checker
-    included; at most ``at_once`` pictures share an encode or a decode.
+    included; at most ``at_once`` pictures share an encode or a decode. Where that happens
+    ``beside`` the steps, these go on meanwhile.
     """
 
     model: ModelInfo
@@ -92,6 +93,7 @@ class Ready:
     encode_seconds: float
     decode_seconds: float
     at_once: int
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,9 @@ class Pipeline:
         Raises :class:`InvalidParameter` where its solver cannot make its number of steps.
         """
         table = self._solvers.table(parameters.scheduler, parameters.num_inference_steps)
+        if self._device.type == "cuda":
+            for row in rows:  # made on another stream, maybe: its memory must outlast our steps
+                row.condition.record_stream(torch.cuda.current_stream(self._device))
         noise = self._noise(parameters.seed_of(index), parameters.size)
         return Sample.from_noise(sent(noise, self._device), parameters.size, rows, table)
 

@@ -18,6 +18,8 @@ class Costs:
     def __init__(self) -> None:
         self.encode = 0.0
         """Seconds of encoding one request."""
+        self.beside = False
+        """Steps go on while pictures are encoded and decoded."""
         self._steps: dict[Size, dict[int, float]] = {}
         self._decodes: dict[Size, float] = {}
 

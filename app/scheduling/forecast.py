@@ -113,6 +113,7 @@ class _Run:
         at_once: int,
     ) -> None:
         self.now = 0.0
+        self._side_free_at = 0.0
         self._line, self._to_decode = line.copy(), [*undecoded]
         self._to_encode = deque(sorted(unencoded, key=_due))
         self._costs, self._at_once = costs, at_once
@@ -159,18 +160,28 @@ class _Run:
             self._step(batches, 1 if one else self._line.steps_to_a_last(batches))
         together = decoded_next(self._to_decode, self._at_once)
         if together:
-            self.now += len(together) * self._costs.decode(together[0].size)
+            done_at = self._spend(len(together) * self._costs.decode(together[0].size))
         for ticket in together:
             self._to_decode.remove(ticket)
             self._missing[ticket.request_id] -= 1
             if self._missing[ticket.request_id] == 0:
-                self._finished[ticket.request_id] = self.now
+                self._finished[ticket.request_id] = done_at
 
     def _encode(self, waiting: Waiting) -> None:
-        self.now += self._costs.encode
+        encoded_at = self._spend(self._costs.encode)
+        if not len(self._line):
+            self.now = max(self.now, encoded_at)
         self._missing[waiting.request_id] = waiting.parameters.n
         for ticket in tickets(waiting.request_id, waiting.parameters, waiting.due):
             self._line.add(ticket)
+
+    def _spend(self, seconds: float) -> float:
+        """Encode or decode for so long; the moment at which that is done."""
+        if not self._costs.beside:
+            self.now += seconds
+            return self.now
+        self._side_free_at = max(self._side_free_at, self.now) + seconds
+        return self._side_free_at
 
     def _step(self, batches: list[Batch], steps: int) -> None:
         seconds = [self._step_seconds(batch.size, batch.bucket) for batch in batches]

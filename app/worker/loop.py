@@ -30,14 +30,16 @@ from app.pipeline import Decoded, Pipeline, Row, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
 from app.scheduling.batcher import tickets as tickets_of
+from app.worker.jobs import Decodings, Encodings, Jobs
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
+from app.worker.side import Side
 from app.worker.state import PendingStep, RequestState
 from app.worker.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 
-Inbox = SimpleQueue[tuple[float, ToWorker]]
-"""Messages, each with the moment of its arrival."""
+Inbox = SimpleQueue[tuple[float, ToWorker | Callable[[], None]]]
+"""Messages, and what the side has done, each with the moment of its arrival."""
 
 PREPARING_SECONDS = 0.005
 """Of each turn, at most, for a solver table that a newcomer needs while others are stepped."""
@@ -48,9 +50,10 @@ NOT_DECODED = "A picture could not be decoded"
 
 
 class Worker:
-    """Requests in from ``inbox``, pictures out through ``send``; one thread does it all.
+    """Requests in from ``inbox``, pictures out through ``send``.
 
-    At most ``at_once`` pictures are encoded or decoded together.
+    One thread decides and steps; ``side`` encodes and decodes, at most ``at_once`` pictures
+    together.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Worker:
         send: Callable[[FromWorker], None],
         at_once: int,
         tuning: Tuning,
+        side: Side,
     ) -> None:
         self._pipeline = pipeline
         self._batcher = batcher
@@ -71,11 +75,19 @@ class Worker:
         self._steps_ahead = 0 if pipeline.model.device == "cpu" else 1
         self._tuning = tuning
         self._batcher.cap = tuning.row_cap.rows
+        self._side = side
         self._retry = Retry(self._make_room)
+        beside = Retry(self._make_room_beside)
+        self._jobs = Jobs(pipeline, beside if self._side.beside else self._retry)
         self._states: dict[str, RequestState] = {}
         self._unencoded: list[Submit] = []
         self._pending: deque[PendingStep] = deque()
         self._undecoded: deque[Ticket] = deque()
+        self._encoding: set[str] = set()
+        self._decoding: set[str] = set()
+        """Requests that the side has in hand."""
+        self._leaving: set[str] = set()
+        """Cancelled, and not yet said to be gone."""
         self._last_step_ended = 0.0
 
     def run(self) -> NoReturn:
@@ -94,13 +106,18 @@ class Worker:
 
     def _receive(self) -> None:
         """Take in all that has arrived, waiting for it if there is nothing else to do."""
-        if not self._states and not self._pending:
+        if not self._has_work():
             self._take(*self._inbox.get())
         with suppress(Empty):
             while True:
                 self._take(*self._inbox.get_nowait())
 
-    def _take(self, arrived: float, message: ToWorker) -> None:
+    def _has_work(self) -> bool:
+        to_encode = self._unencoded and not self._encoding
+        to_decode = self._undecoded and not self._decoding
+        return bool(to_encode or to_decode or self._pending or len(self._batcher))
+
+    def _take(self, arrived: float, message: ToWorker | Callable[[], None]) -> None:
         match message:
             case Submit(request_id, parameters):
                 self._states[request_id] = RequestState(request_id, parameters, arrived)
@@ -109,27 +126,27 @@ class Worker:
                 self._drop(request_id)
                 if any(request_id in pending.batch.request_ids for pending in self._pending):
                     self._finish()  # or it might end this process after it is said to be gone
-                self._send(Dropped(request_id))
+                self._leaving.add(request_id)
+                self._release({request_id})
+            case _ if callable(message):
+                message()
             case _:
                 logger.error("Not a message for now: %r", type(message))
 
     # Encode
 
     def _encode(self) -> None:
-        """Encode the conditions that are due first, and let their samples join the batcher."""
-        submits = self._prepared()
+        """Have the conditions that are due first encoded; their samples then join the batcher."""
+        submits = [] if self._encoding else self._prepared()
         if not submits:
             return
-        self._finish()  # the device would do that first anyway; now its step is timed rightly
+        if not self._side.beside:
+            self._finish()  # the device would do that first anyway; now its step is timed rightly
         for submit in submits:
             self._unencoded.remove(submit)
+        self._encoding = {submit.request_id for submit in submits}
         began = perf_counter()
-        encoded = self._retry.in_halves(
-            "encode", submits, self._encode_together, self._encode_alone
-        )
-        seconds = (perf_counter() - began) / len(submits)
-        for submit, rows in encoded:
-            self._join(submit, rows, seconds)
+        self._side.run(lambda: self._jobs.encode(submits), lambda done: self._encoded(began, done))
 
     def _prepared(self) -> list[Submit]:
         """The next to be encoded, whose solver tables are there; works a little on others'."""
@@ -143,25 +160,25 @@ class Worker:
             left = max(0.0, left - (perf_counter() - began))
         return prepared
 
-    def _encode_together(self, submits: Sequence[Submit]) -> list[tuple[Submit, Sequence[Row]]]:
-        began = perf_counter()
-        rows = self._pipeline.conditions([submit.condition for submit in submits])
-        for submit in submits:
-            self._states[submit.request_id].encoded(began)
-        return list(zip(submits, rows, strict=True))
-
-    def _encode_alone(self, submit: Submit) -> list[tuple[Submit, Sequence[Row]]]:
-        with self._failing_alone(submit.request_id, NOT_ENCODED):
-            return self._retry.alone("encode", lambda: self._encode_together([submit]))
-        return []
+    def _encoded(self, began: float, encoded: Encodings) -> None:
+        for submit, rows in encoded.each:
+            if submit.request_id not in self._states:  # cancelled meanwhile
+                continue
+            with self._failing_alone(submit.request_id, NOT_ENCODED):
+                if isinstance(rows, Exception):
+                    raise rows
+                seconds = (encoded.ended - began) / len(encoded.each)
+                self._states[submit.request_id].encoded(began, encoded.ended)
+                self._join(submit, rows, seconds)
+        encoding, self._encoding = self._encoding, set()
+        self._release(encoding)
 
     def _join(self, submit: Submit, rows: Sequence[Row], seconds: float) -> None:
         state = self._states[submit.request_id]
-        with self._failing_alone(submit.request_id, NOT_ENCODED):
-            state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, rows)))
-            self._send(Encoded(submit.request_id, seconds))
-            for ticket in tickets_of(submit.request_id, state.parameters, submit.due):
-                self._batcher.add(ticket)
+        state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, rows)))
+        self._send(Encoded(submit.request_id, seconds))
+        for ticket in tickets_of(submit.request_id, state.parameters, submit.due):
+            self._batcher.add(ticket)
 
     def _start(self, parameters: Parameters, rows: Sequence[Row]) -> list[Sample]:
         return [self._pipeline.start(rows, parameters, index) for index in range(parameters.n)]
@@ -171,10 +188,10 @@ class Worker:
     def _step(self) -> None:
         """Submit the next step, and wait until no more than allowed are under way.
 
-        Where the one under way was somebody's last, the next waits for the decode: what is
-        finished should not wait for another step.
+        Where the one under way was somebody's last, and there is nothing beside it, the next waits
+        for the decode: what is finished should not wait for another step.
         """
-        finishing = any(pending.finished for pending in self._pending)
+        finishing = not self._side.beside and any(pending.finished for pending in self._pending)
         batch = None if finishing else self._batcher.next()
         if batch:
             self._pending.append(self._submit(batch))
@@ -242,44 +259,36 @@ class Worker:
     # Decode
 
     def _decode(self) -> None:
-        """Decode the samples that have waited longest, one micro-batch of one size."""
-        tickets = decoded_next(self._undecoded, self._at_once)
+        """Have the samples that have waited longest decoded, one micro-batch of one size."""
+        tickets = [] if self._decoding else decoded_next(self._undecoded, self._at_once)
         if not tickets:
             return
         for ticket in tickets:
             self._undecoded.remove(ticket)
+        self._decoding = {ticket.request_id for ticket in tickets}
+        members = list(zip(tickets, self._samples(tickets), strict=True))
         began = perf_counter()
-        decoded = self._retry.in_halves(
-            "decode", tickets, self._decode_together, self._decode_alone
-        )
-        self._send(DecodeStats(len(tickets), tickets[0].size, perf_counter() - began))
-        for ticket, each in decoded:
-            self._deliver(ticket, each)
+        self._side.run(lambda: self._jobs.decode(members), lambda done: self._decoded(began, done))
 
-    def _decode_together(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Decoded]]:
-        tickets = self._wanted(tickets)
-        if not tickets:
-            return []
-        moments = [perf_counter()]
-        decoded = self._pipeline.decode(
-            self._samples(tickets), before_check=lambda: moments.append(perf_counter())
-        )
-        began, unchecked = moments
-        ended = perf_counter()
-        for request_id in {ticket.request_id for ticket in tickets}:
-            self._states[request_id].note("decode", began, unchecked)
-            self._states[request_id].note("safety", unchecked, ended)
-        return list(zip(tickets, decoded, strict=True))
+    def _decoded(self, began: float, decodings: Decodings) -> None:
+        size = decodings.each[0][0].size
+        self._send(DecodeStats(len(decodings.each), size, decodings.ended - began))
+        noted: set[str] = set()
+        for ticket, decoded, moments in decodings.each:
+            state = self._states.get(ticket.request_id)
+            if state is None:  # cancelled meanwhile, or failed by another of its pictures
+                continue
+            with self._failing_alone(ticket.request_id, NOT_DECODED):
+                if isinstance(decoded, Exception):
+                    raise decoded
+                if ticket.request_id not in noted:
+                    noted.add(ticket.request_id)
+                    state.decoded(*moments)
+                self._deliver(state, ticket, decoded)
+        decoding, self._decoding = self._decoding, set()
+        self._release(decoding)
 
-    def _decode_alone(self, ticket: Ticket) -> list[tuple[Ticket, Decoded]]:
-        with self._failing_alone(ticket.request_id, NOT_DECODED):
-            return self._retry.alone("decode", lambda: self._decode_together([ticket]))
-        return []
-
-    def _deliver(self, ticket: Ticket, decoded: Decoded) -> None:
-        state = self._states.get(ticket.request_id)
-        if state is None:  # has failed by another of its pictures
-            return
+    def _deliver(self, state: RequestState, ticket: Ticket, decoded: Decoded) -> None:
         if decoded.error:
             self._fail(ticket.request_id, decoded.error)
             return
@@ -290,6 +299,12 @@ class Worker:
             self._send(state.done())
 
     # What may be needed at every stage
+
+    def _release(self, request_ids: set[str]) -> None:
+        """Tell of those that were cancelled that they are gone, unless work goes on for them."""
+        for request_id in self._leaving & request_ids - self._encoding - self._decoding:
+            self._leaving.discard(request_id)
+            self._send(Dropped(request_id))
 
     def _wanted(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Those of requests that were not cancelled and have not failed meanwhile."""
@@ -327,4 +342,9 @@ class Worker:
         self._send(RanOut(stage))
         for pending in self._pending:
             pending.wait()
+        self._pipeline.free_memory()
+
+    def _make_room_beside(self, stage: WorkStage) -> None:
+        """The same from the side's thread, to which the steps under way do not belong."""
+        self._send(RanOut(stage))
         self._pipeline.free_memory()

@@ -21,6 +21,7 @@ from app.pipeline.files import may_pass
 from app.scheduling.batcher import Batcher
 from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
+from app.worker.side import Beside, InTurn, Side
 from app.worker.tuning import Tuning
 from app.worker.warmup import warm_up
 
@@ -59,7 +60,10 @@ def serve(connection: Connection) -> None:
         watch(pipeline.model.device, channel.send)
         tuning = Tuning.of(start, ready)
         batcher = Batcher(ready.buckets)
-        Worker(pipeline, batcher, inbox, channel.send, ready.at_once, tuning).run()
+        side: Side = InTurn()
+        if ready.beside:
+            side = Beside(ready.model.device, lambda done: inbox.put((perf_counter(), done)))
+        Worker(pipeline, batcher, inbox, channel.send, ready.at_once, tuning, side).run()
 
 
 def _failed(error: Exception) -> LoadFailed:

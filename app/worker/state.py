@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 
 from app.ipc.messages import Done, Stage, StageName
 from app.parameters import Parameters
@@ -30,11 +29,16 @@ class RequestState:
         """Add a stretch of time in ``stage``."""
         self.stages.append(Stage(stage, began, ended))
 
-    def encoded(self, began: float) -> None:
-        """Note that the condition was encoded from ``began`` until now."""
+    def encoded(self, began: float, ended: float) -> None:
+        """Note that the condition was encoded."""
         self.note("queue", self.waiting_since, began)
-        self.waiting_since = perf_counter()
-        self.note("encode", began, self.waiting_since)
+        self.note("encode", began, ended)
+        self.waiting_since = ended
+
+    def decoded(self, began: float, unchecked: float, ended: float) -> None:
+        """Note that pictures were decoded, and from ``unchecked`` on looked at for safety."""
+        self.note("decode", began, unchecked)
+        self.note("safety", unchecked, ended)
 
     def joined(self, samples: Sequence[Sample]) -> None:
         """Take the samples.

@@ -74,6 +74,7 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
         encode_seconds=encode,
         decode_seconds=decode,
         at_once=1 if start.fixed_bucket else AT_ONCE,
+        beside=on_gpu,
     )
 
 

@@ -38,6 +38,17 @@ def test_past_the_cap_a_request_waits_for_those_before_it() -> None:
     assert spans["b"].started == pytest.approx(2 * 1.0 + 4 * 0.2 + 2.0)
 
 
+def test_beside_the_steps_decodes_hold_up_nobody_else() -> None:
+    costs = known_costs()
+    costs.beside = True
+    both = [Waiting("short", asked(steps=2)), Waiting("long", asked(steps=4))]
+    spans = forecast(Batcher([2, 4]), both, [], costs, 2)
+    assert spans["short"].started == pytest.approx(1.0)
+    # Its decode waits for the second encode, and that of the other one for its own.
+    assert spans["short"].finished == pytest.approx(2 * 1.0 + 2.0)
+    assert spans["long"].finished == pytest.approx(2 * 1.0 + 2 * 2.0)
+
+
 def test_what_is_due_earlier_is_encoded_and_stepped_first() -> None:
     both = [Waiting("a", asked(), due=2.0), Waiting("b", asked(), due=1.0)]
     spans = forecast(Batcher([2]), both, [], known_costs(), 1)

@@ -29,6 +29,7 @@ from app.parameters import EncoderInput, Fit, ModelConfig, Parameters, Scheduler
 from app.pipeline import Pipeline
 from app.scheduling.batcher import Batcher
 from app.worker.loop import Inbox, Worker
+from app.worker.side import Beside, InTurn, Side
 from app.worker.tuning import Tuning
 from tests.support.checkpoints import SMALL
 from tests.support.requests import condition_for
@@ -62,12 +63,21 @@ class Harness:
 
     @classmethod
     def over(
-        cls, pipeline: Pipeline, buckets: Sequence[int] = (16,), at_once: int = 4
+        cls,
+        pipeline: Pipeline,
+        buckets: Sequence[int] = (16,),
+        at_once: int = 4,
+        *,
+        beside: bool = False,
     ) -> "Harness":
         inbox: Inbox = SimpleQueue()
         said: list[FromWorker] = []
         batcher = Batcher(buckets)
-        worker = Worker(pipeline, batcher, inbox, said.append, at_once, Tuning.none(batcher.cap))
+        side: Side = InTurn()
+        if beside:
+            side = Beside("cpu", lambda done: inbox.put((0.0, done)))
+        tuning = Tuning.none(batcher.cap)
+        worker = Worker(pipeline, batcher, inbox, said.append, at_once, tuning, side)
         return cls(worker, inbox, said)
 
     def tell(self, *messages: ToWorker) -> None:
