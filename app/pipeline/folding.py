@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from app.errors import CheckpointError
+from app.pipeline.devices import sent
 
 Fold = Callable[[Tensor], Tensor]
 """An embedding ``[D]`` to a row of the folded UNet's ``encoder_hidden_states``.
@@ -57,7 +58,7 @@ def fold(unet: nn.Module) -> Fold:
 @torch.inference_mode()
 def _condition(projections: list[tuple[Any, Any]], embedding: Tensor) -> Tensor:
     value = projections[0][0].weight
-    token = embedding.to(value.device, value.dtype)[None]
+    token = sent(embedding.to(value.dtype), value.device)[None]
     return torch.cat([out(to_v(token)) for to_v, out in projections], dim=-1)
 
 

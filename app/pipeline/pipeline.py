@@ -17,7 +17,7 @@ from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser, eager
-from app.pipeline.devices import choose_device, choose_dtypes, ran_out_of_memory, sent
+from app.pipeline.devices import choose_device, choose_dtypes, fetched, ran_out_of_memory, sent
 from app.pipeline.folding import fold
 from app.pipeline.graphs import Graphs, cuda_recorder
 from app.pipeline.hub import Report, find_checkpoint, is_local
@@ -181,8 +181,8 @@ class Pipeline:
         Raises :class:`GenerationFailed` where one is not finite.
         """
         encoder = self._parts.image_encoder
-        batch = torch.from_numpy(np.stack(pixels)).to(encoder.device, encoder.dtype)
-        embeddings: NDArray[np.float32] = encoder(batch).image_embeds.float().cpu().numpy()
+        batch = sent(torch.from_numpy(np.stack(pixels)).to(encoder.dtype), encoder.device)
+        embeddings: NDArray[np.float32] = fetched(encoder(batch).image_embeds.float()).numpy()
         if not np.isfinite(embeddings).all():
             raise GenerationFailed("the picture's embedding is not finite; try another picture")
         return embeddings
