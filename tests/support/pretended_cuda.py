@@ -75,6 +75,9 @@ class OnDevice(Tensor):
         _device().host_waits()
         return self.on_cpu.tolist()
 
+    def record_stream(self, _stream: object) -> None:
+        """There is only one."""
+
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,23 @@ def submit(
     return Submit(name, parameters, condition_for(parameters, picture))
 
 
+def beside(inbox: Inbox) -> Side:
+    """The side of a GPU's worker: a thread."""
+    return Beside("cpu", lambda done: inbox.put((0.0, done)))
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A side that works like that of a GPU's worker, in the thread of its test."""
+
+    inbox: Inbox
+    beside = True
+
+    def run(self, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        result = job()
+        self.inbox.put((0.0, lambda: then(result)))
+
+
 @dataclass(frozen=True, slots=True)
 class Harness:
     """A worker whose turns the test takes itself, with all it has said in ``said``."""
@@ -68,16 +85,13 @@ class Harness:
         buckets: Sequence[int] = (16,),
         at_once: int = 4,
         *,
-        beside: bool = False,
+        side: "Callable[[Inbox], Side]" = lambda _: InTurn(),
     ) -> "Harness":
         inbox: Inbox = SimpleQueue()
         said: list[FromWorker] = []
         batcher = Batcher(buckets)
-        side: Side = InTurn()
-        if beside:
-            side = Beside("cpu", lambda done: inbox.put((0.0, done)))
         tuning = Tuning.none(batcher.cap)
-        worker = Worker(pipeline, batcher, inbox, said.append, at_once, tuning, side)
+        worker = Worker(pipeline, batcher, inbox, said.append, at_once, tuning, side(inbox))
         return cls(worker, inbox, said)
 
     def tell(self, *messages: ToWorker) -> None:

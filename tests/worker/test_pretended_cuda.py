@@ -16,7 +16,15 @@ from app.pipeline import Pipeline
 from app.worker.warmup import warm_up
 from tests.support.checkpoints import SMALL, WIDE
 from tests.support.pretended_cuda import CUDA, Event, Graph, PretendedCuda, pretended_cuda
-from tests.support.workers import MIXED, PARAMETERS, Harness, assert_same, start_message, submit
+from tests.support.workers import (
+    MIXED,
+    PARAMETERS,
+    Harness,
+    Posting,
+    assert_same,
+    start_message,
+    submit,
+)
 
 BUCKETS = (1, 2, 3, 4)
 
@@ -28,7 +36,7 @@ REQUESTS = [
 
 def serve(pipeline: Pipeline, buckets: Sequence[int] = BUCKETS) -> Harness:
     """The requests of all kinds, one of which joins each second turn."""
-    harness = Harness.over(pipeline, buckets)
+    harness = Harness.over(pipeline, buckets, side=Posting)
     for request in REQUESTS:
         harness.tell(request)
         harness.worker.turn()

@@ -14,7 +14,15 @@ from app.parameters import Condition, ModelConfig
 from app.pipeline import Decoded, Pipeline, Row, Sample
 from app.worker.loop import NOT_DECODED
 from app.worker.side import Beside
-from tests.support.workers import MIXED, PARAMETERS, Harness, assert_same, made_alone, submit
+from tests.support.workers import (
+    MIXED,
+    PARAMETERS,
+    Harness,
+    assert_same,
+    beside,
+    made_alone,
+    submit,
+)
 
 LONG = replace(PARAMETERS, num_inference_steps=100)
 
@@ -69,7 +77,7 @@ def stepped_on(harness: Harness) -> None:
 
 def test_requests_come_out_as_if_alone(pipeline: Pipeline) -> None:
     requests = [submit(name, parameters) for name, parameters in MIXED.items()]
-    harness = Harness.over(pipeline, beside=True)
+    harness = Harness.over(pipeline, side=beside)
     harness.answer_all(*requests)
     for request in requests:
         assert_same(harness.pictures(request.request_id), made_alone(pipeline, request))
@@ -77,7 +85,7 @@ def test_requests_come_out_as_if_alone(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("verb", ["encode", "decode"])
 def test_steps_go_on_meanwhile(gated: Gated, pipeline: Pipeline, verb: str) -> None:
-    harness = Harness.over(gated, beside=True)
+    harness = Harness.over(gated, side=beside)
     harness.tell(submit("long", LONG))
     harness.turn_until(lambda: steps(harness) > 0)
     gated.close(verb)
@@ -97,7 +105,7 @@ def test_a_cancelled_request_is_gone_once_no_work_goes_on_for_it(
     gated: Gated, verb: str, kind: type[Encoded] | type[DecodeStats]
 ) -> None:
     gated.close(verb)
-    harness = Harness.over(gated, beside=True)
+    harness = Harness.over(gated, side=beside)
     harness.tell(submit("gone"))
     while not gated.reached.is_set():
         turn_without_waiting(harness)
@@ -114,7 +122,7 @@ def test_an_error_there_fails_its_request_alone(gated: Gated) -> None:
     gated.close("decode")
     gated.gate.set()
     gated.error = RuntimeError("no such kernel")
-    harness = Harness.over(gated, beside=True)
+    harness = Harness.over(gated, side=beside)
     assert harness.answer_all(submit("bad"))["bad"] == Failed("bad", NOT_DECODED)
     gated.error = None
     harness.tell(submit("good"))
@@ -126,7 +134,7 @@ def test_a_lost_device_ends_the_worker_from_there_too(gated: Gated) -> None:
     gated.close("decode")
     gated.gate.set()
     gated.error = torch.AcceleratorError("CUDA error: an illegal memory access")
-    harness = Harness.over(gated, beside=True)
+    harness = Harness.over(gated, side=beside)
     with pytest.raises(torch.AcceleratorError):
         harness.answer_all(submit("bad"))
 
