@@ -17,9 +17,10 @@ overwrite.
 
 def eager(unet: Any) -> Denoiser:
     """A folded UNet, called as it is."""
+    dtype = unet.dtype
 
     def predict(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
-        inputs = latents.to(unet.dtype).contiguous(memory_format=torch.channels_last)
+        inputs = latents.to(dtype).contiguous(memory_format=torch.channels_last)
         [outputs] = unet(inputs, timesteps, encoder_hidden_states=conditions, return_dict=False)
         return outputs.float()  # type: ignore[no-any-return]
 

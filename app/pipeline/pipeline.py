@@ -22,9 +22,11 @@ from app.pipeline.folding import fold
 from app.pipeline.graphs import Graphs, cuda_recorder
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
+from app.pipeline.packing import pack
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
+from app.pipeline.simplify import simplify
 from app.pipeline.solvers import Solvers
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,9 @@ class Pipeline:
         self._device = device
         self._fold = fold(parts.unet)
         self._zero = self._fold(torch.zeros(parts.unet.config.cross_attention_dim))
+        simplify(parts.unet)
+        if device.type == "cpu":
+            pack(parts.unet)
         self._denoiser: Denoiser = eager(parts.unet)
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
