@@ -62,6 +62,10 @@ class NotAuthorized(VariationsError, title="Not authorized", status=401):
     """The API key is missing, or not one of those that are accepted."""
 
 
+class NotAcceptable(VariationsError, title="No such form of answer", status=406):
+    """The caller takes no form of answer that there is."""
+
+
 class Refused(VariationsError, title="Not accepted now", status=503):
     """Nothing is wrong with the request, but it cannot be taken now.
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
     [
         ("pictures/fit.py", "import torch"),
         ("pictures/decode.py", "import fastapi"),
-        ("api/renderers.py", "from app.pipeline import Pipeline"),
+        ("api/renderers/answer.py", "from app.pipeline import Pipeline"),
         ("scheduling/costs.py", "import numpy"),
         ("scheduling/costs.py", "from app import errors"),
         ("engine/mirror.py", "import starlette"),

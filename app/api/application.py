@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import problems
+from app.api import document, problems
 from app.api.middleware.access import Access
 from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
@@ -83,6 +83,7 @@ def create_app(
     app.include_router(
         variations.router, dependencies=[variations.BEARER] if settings.api_keys else None
     )
+    document.install(app, document.EVENTS)
     return app
 
 

@@ -35,6 +35,7 @@ _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":,;]+/)+")
 _DESCRIPTIONS = {
     400: "Not a readable picture, or not a readable form",
     401: "The API key is missing or wrong",
+    406: "`Accept` allows none of the answers there are",
     408: "The body took too long to arrive",
     413: "Too many bytes or pixels, or too costly to decode",
     415: "A format that is not accepted",
@@ -59,24 +60,11 @@ def documented() -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make the application answer every error with a problem, and its document say so."""
+    """Make the application answer every error with a problem."""
     app.exception_handler(VariationsError)(_on_error)
     app.exception_handler(RequestValidationError)(_on_validation_error)
     app.exception_handler(HTTPException)(_on_http_exception)
     app.exception_handler(ClientDisconnect)(_on_disconnect)
-    fastapis = app.openapi
-
-    def document() -> dict[str, Any]:
-        """FastAPI documents a response's model as ``application/json``: name problems rightly."""
-        schema = fastapis()
-        operations = [one for path in schema["paths"].values() for one in path.values()]
-        for response in (one for each in operations for one in each["responses"].values()):
-            content = response.get("content", {})
-            if "/Problem" in str(content.get("application/json")):
-                content[MEDIA_TYPE] = content.pop("application/json")
-        return schema
-
-    app.openapi = document  # type: ignore[method-assign]
 
 
 def problem(
@@ -153,7 +141,8 @@ def without_folders(message: str) -> str:
     return _FOLDERS.sub("…/", message)
 
 
-async def _on_error(request: Request, error: VariationsError) -> Response:
+def counted(request: Request, error: VariationsError) -> Response:
+    """The same, counted if it is a refusal."""
     if isinstance(error, errors.Refused):
         service_of(request).metrics.http.refused(error.reason)
     if isinstance(error, errors.OwnDeadlineExceeded):
@@ -163,16 +152,20 @@ async def _on_error(request: Request, error: VariationsError) -> Response:
     return of_error(request.scope, error)
 
 
+async def _on_error(request: Request, error: VariationsError) -> Response:
+    return counted(request, error)
+
+
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     match error.__cause__:  # FastAPI makes a 400 of whatever reading the body raises
         case VariationsError() as cause:
-            return await _on_error(request, cause)
+            return counted(request, cause)
         case ClientDisconnect() as cause:
             return await _on_disconnect(request, cause)
         case OSError() as cause:  # a part of the form is kept on the disk while it arrives
             logger.error("An upload could not be kept below %s: %s", _temporary_folder(), cause)
             words = "There is no room for the upload on the service's disk"
-            return await _on_error(request, errors.NotReady(words, retry_after=RETRY_UNKNOWN))
+            return counted(request, errors.NotReady(words, retry_after=RETRY_UNKNOWN))
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}; /docs shows what there is"

@@ -137,8 +137,8 @@ class Timings(WireModel):
     steps: int
 
 
-class VariationsResponse(WireModel):
-    """The answer of ``POST /variations``."""
+class Summary(WireModel):
+    """All that an answer of ``POST /variations`` tells but the pictures."""
 
     id: str = Field(examples=["9b2f6b3c0f6a4d0f8f1c0a0f5a6f7e11.09f1b2c3"])
     """Begins with the header x-request-id; in the logs as well."""
@@ -146,8 +146,37 @@ class VariationsResponse(WireModel):
     """Unix time of the answer."""
     model: Model
     parameters: ResolvedParameters
-    variations: list[Variation]
     timings: Timings
+
+
+class VariationsResponse(Summary):
+    """The answer of ``POST /variations``."""
+
+    variations: list[Variation]
+
+
+class Queued(WireModel):
+    """The event ``queued``: the request waits for its first step."""
+
+    position: int
+    """Requests before it."""
+    start_in: float
+    """Seconds until its first step, as predicted."""
+
+
+class Step(WireModel):
+    """The event ``step``: told at most ten times a second."""
+
+    done: tuple[int, ...] = Field(examples=[(12, 12)])
+    """UNet calls that each picture has behind it."""
+    of: int = Field(examples=[25])
+    """UNet calls that each picture takes."""
+    finish_in: float
+    """Seconds until all pictures are done, as predicted."""
+
+
+class Restarted(WireModel):
+    """The event ``restarted``: a worker ended, and the pictures are made again from their seeds."""
 
 
 class FieldProblem(WireModel):

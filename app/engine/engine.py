@@ -145,6 +145,7 @@ class Engine:
         due = self._due(parameters)
         generation = Generation(request_id, parameters, condition, self, due, within)
         self._mirror.add(generation)
+        self._tell_position(generation, sum(one.due <= due for one in self._mirror) - 1)
         self._count_pending()
         self._feed()
         return generation
@@ -154,7 +155,9 @@ class Engine:
     def predict(self, parameters: Parameters) -> Span:
         """Seconds until a request would start and be finished if it were accepted now."""
         due = self._due(parameters)
-        span = self._predictions.further(parameters, due, running=self._running)
+        return self._later(self._predictions.further(parameters, due, running=self._running))
+
+    def _later(self, span: Span) -> Span:
         wait = self._lifecycle.restart_seconds()
         return Span(wait + span.started, wait + span.finished)
 
@@ -203,6 +206,10 @@ class Engine:
     def watched(self, generation: Generation) -> None:
         """Somebody has begun to read its events."""
         self._tell_positions()
+
+    def finishes_in(self, generation: Generation) -> float:
+        """Seconds until a submitted request should be finished."""
+        return self._span(generation).finished
 
     # The host of the lifecycle
 
@@ -332,9 +339,14 @@ class Engine:
         """Tell the generations that wait, and whose events somebody reads, where they are."""
         for generation, position in self._mirror.positions():
             if generation.watchers:
-                wait = self._lifecycle.restart_seconds()
-                span = self._predictions.of(generation.request_id, running=self._running)
-                generation.queue(position, wait + span.started)
+                self._tell_position(generation, position)
+
+    def _tell_position(self, generation: Generation, position: int) -> None:
+        generation.queue(position, self._span(generation).started)
+
+    def _span(self, generation: Generation) -> Span:
+        span = self._predictions.of(generation.request_id, running=self._running)
+        return self._later(span)
 
     def _count_pending(self) -> None:
         self._metrics.queue(self.pending)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
@@ -92,6 +92,9 @@ class Owner(Protocol):
     def watched(self, generation: "Generation") -> None:
         """Somebody has begun to read its events."""
 
+    def finishes_in(self, generation: "Generation") -> float:
+        """Seconds until it should be finished."""
+
 
 class Generation:
     """One submitted request, from its acceptance to its answer. Belongs to one event loop.
@@ -144,6 +147,11 @@ class Generation:
         """It is done, failed or cancelled."""
         return self.status in (Status.DONE, Status.FAILED, Status.CANCELLED)
 
+    @property
+    def finishes_in(self) -> float:
+        """Seconds until all its pictures should be there, as predicted now; 0 after its end."""
+        return 0.0 if self.ended else self._owner.finishes_in(self)
+
     async def result(self) -> Result:
         """The pictures, once all are there.
 
@@ -152,7 +160,7 @@ class Generation:
         """
         return await asyncio.shield(self._answer)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """All that happens to it, from the beginning, until it has ended."""
         told = 0
         self.watchers += 1

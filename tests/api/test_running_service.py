@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.support.checkpoints import configure, make_checkpoint
 from tests.support.client import Post
+from tests.support.events import all_events
 from tests.support.pictures import quarters
 from tests.support.problems import assert_problem
 from tests.support.processes import ServiceProcess, service_process
@@ -141,6 +142,22 @@ def test_a_client_that_leaves_cancels_its_pictures(
     assert post(num_inference_steps=1).status_code == 200
 
 
+def test_a_stream_of_events_brings_the_same_pictures(
+    client: httpx.Client, post: Post, png: bytes
+) -> None:
+    wish = {"n": 2, "num_inference_steps": 8, "seed": 3}
+    (first, queued), *between, (last, done) = all_events(client, png, **wish)
+    assert (first, last) == ("queued", "done")
+    assert queued["start_in"] >= 0
+    steps = [data["done"] for name, data in between if name == "step"]
+    assert steps == sorted(steps)
+    assert steps[-1] == [9, 9]
+    streamed = {data["index"]: data for name, data in between if name == "picture"}
+    for one, other in zip(pictures(post(**wish)), (streamed[0], streamed[1]), strict=True):
+        assert_same(one, picture(other["b64_json"]))
+    assert done["parameters"]["seed"] == 3
+
+
 def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
     with service_process(model=str(tiny_checkpoint), device="cpu") as service:
         service.wait_for("listening")
@@ -149,13 +166,14 @@ def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:
 
 
 def test_when_the_worker_dies_its_callers_only_wait_longer(
-    client: httpx.Client, post: Post, running: ServiceProcess
+    client: httpx.Client, post: Post, png: bytes, running: ServiceProcess
 ) -> None:
     wish = {"num_inference_steps": 60, "n": 4, "seed": 5}
     before = pictures(post(**wish))
-    with ThreadPoolExecutor(1) as caller:
+    with ThreadPoolExecutor(2) as caller:
         answer = caller.submit(post, **wish)
-        eventually(lambda: value(client, "variations_queue_requests") == 1)
+        stream = caller.submit(all_events, client, png, **wish)
+        eventually(lambda: value(client, "variations_queue_requests") == 2)
         assert running.worker_pid
         os.kill(running.worker_pid, signal.SIGKILL)
         eventually(lambda: value(client, "variations_worker_up") == 0)
@@ -165,9 +183,11 @@ def test_when_the_worker_dies_its_callers_only_wait_longer(
         assert client.get("/healthz").status_code == 200
         for one, other in zip(pictures(answer.result()), before, strict=True):
             assert_same(one, other)
+        names = [name for name, _ in stream.result()]
+        assert (names.count("restarted"), names.count("picture"), names[-1]) == (1, 4, "done")
     cause = {"cause": "signal"}
     assert value(client, "variations_worker_restarts_total", cause) == 1
-    assert value(client, "variations_replayed_requests_total") == 1
+    assert value(client, "variations_replayed_requests_total") == 2
     eventually(lambda: client.get("/readyz").status_code == 200)
 
 

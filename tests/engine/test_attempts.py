@@ -4,16 +4,10 @@ import pytest
 
 from app.engine import attempts
 from app.engine.generation import Generation
+from tests.support.generations import NoOwner
 from tests.support.requests import SHORT_REQUEST, condition_for
 
 pytestmark = pytest.mark.anyio
-
-
-class NoOwner:
-    """Hears of nothing that a generation's reader wants."""
-
-    def cancelled(self, generation: Generation) -> None: ...
-    def watched(self, generation: Generation) -> None: ...
 
 
 def generations(used: dict[str, int]) -> list[Generation]:

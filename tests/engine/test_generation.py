@@ -39,6 +39,9 @@ class Owner:
     def watched(self, generation: Generation) -> None:
         self.heard.append("watched")
 
+    def finishes_in(self, generation: Generation) -> float:
+        return 7.5
+
 
 @pytest.fixture
 def owner() -> Owner:
@@ -91,6 +94,12 @@ async def test_the_owner_hears_of_whoever_reads(generation: Generation, owner: O
     assert (owner.heard, generation.watchers) == (["watched"], 1)
     make(generation)
     await reading
+
+
+async def test_its_end_is_predicted_until_it_has_ended(generation: Generation) -> None:
+    assert generation.finishes_in == 7.5
+    make(generation)
+    assert generation.finishes_in == 0.0
 
 
 async def test_the_same_position_is_told_once(generation: Generation) -> None:

@@ -9,6 +9,7 @@ from app.engine.mirror import NEWCOMER, Mirror
 from app.ipc.messages import DecodeStats, Encoded, Measured, Ready, StepStats
 from app.parameters import Fit, Parameters, Scheduler
 from app.scheduling.forecast import Span
+from tests.support.generations import NoOwner
 from tests.support.requests import MODEL, PREPROCESSING, condition_for
 
 pytestmark = pytest.mark.anyio
@@ -16,13 +17,6 @@ pytestmark = pytest.mark.anyio
 PARAMETERS = Parameters(1, 3.0, 4, Scheduler.DDIM, 0, 64, 64, Fit.SQUASH)
 SIZE = PARAMETERS.size
 READY = Ready(MODEL, PREPROCESSING, (2, 4), Measured({2: 0.1, 4: 0.2}, 4), 0.5, 0.5, 2)
-
-
-class NoOwner:
-    """Hears of nothing that a generation's reader wants."""
-
-    def cancelled(self, generation: Generation) -> None: ...
-    def watched(self, generation: Generation) -> None: ...
 
 
 def generation(name: str, due: float = 0.0) -> Generation:

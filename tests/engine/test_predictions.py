@@ -10,6 +10,7 @@ from app.engine.predictions import KEPT, Predictions
 from app.ipc.messages import Encoded, Measured, Ready, StepStats
 from app.parameters import Fit, Parameters, Scheduler
 from app.scheduling.forecast import Forecast
+from tests.support.generations import NoOwner
 from tests.support.requests import MODEL, PREPROCESSING, condition_for
 
 pytestmark = pytest.mark.anyio
@@ -19,13 +20,6 @@ READY = Ready(MODEL, PREPROCESSING, (2, 4), Measured({2: 0.1, 4: 0.2}, 4), 0.5, 
 
 LAST = math.inf
 """Due after everybody else."""
-
-
-class NoOwner:
-    """Hears of nothing that a generation's reader wants."""
-
-    def cancelled(self, generation: Generation) -> None: ...
-    def watched(self, generation: Generation) -> None: ...
 
 
 class SlowMirror(Mirror):

@@ -116,6 +116,7 @@ class FakeEngine(Engine):
         self.parameters.append(parameters)
         self.conditions.append(condition)
         generation = Generation(request_id, parameters, condition, self)
+        generation.queue(2, self.predicted.started)
         match self.error:
             case None:
                 task = asyncio.create_task(self._make(generation))
@@ -133,8 +134,14 @@ class FakeEngine(Engine):
     def watched(self, generation: Generation) -> None:
         pass
 
+    def finishes_in(self, generation: Generation) -> float:
+        return self.predicted.finished
+
     async def _make(self, generation: Generation) -> None:
         await self.gate.passed()
+        everyone = list(range(generation.parameters.n))
+        for _ in range(generation.parameters.calls):
+            generation.step(everyone)
         for index in range(generation.parameters.n):
             generation.keep(index, self._picture(generation.parameters, index))
         now = perf_counter()

@@ -15,6 +15,7 @@ from app.api.middleware.keys import ANYBODY
 from app.api.state import Service, service_of
 from app.api.timeline import Timeline
 from app.engine.engine import Engine
+from app.engine.generation import Generation
 from app.errors import (
     DeadlineExceeded,
     DeadlineOutOfReach,
@@ -55,6 +56,8 @@ class Admission:
     """Its form is whole, and it has a place in the queue."""
     is_trial: bool = False
     """It is made though it is predicted to be late, to see whether it is."""
+    generation: Generation | None = None
+    """What is made for it, and cancelled when the request is over."""
 
     @property
     def left(self) -> float:
@@ -98,7 +101,8 @@ class AdmittedRoute(APIRoute):
     """A route whose requests are admitted before FastAPI reads their forms.
 
     It is an upload until its form is whole; then it has a place in the queue, or is refused after
-    all, until its caller has taken the whole answer.
+    all, until its caller has taken the whole answer. When that is over, or the caller has gone, its
+    generation is cancelled if it has not ended.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,6 +132,10 @@ class AdmittedRoute(APIRoute):
                 if not deadline.expired():
                     raise
                 raise admission.out_of_time() from None
+            finally:
+                if admission.generation:
+                    admission.generation.cancel()
+                service.tracing.stages(admission.request_id, admission.timeline.stages)
 
 
 def _admit(service: Service, connection: HTTPConnection) -> Admission:

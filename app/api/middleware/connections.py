@@ -28,7 +28,8 @@ class Connections:
 
     For a further request, behind one that was answered, they may wait for ``keep_alive`` seconds.
 
-    It waits for its client while no request is under way on it, and while an answer is written.
+    It waits for its client while no request is under way on it, and while an answer is written; in
+    the middle of a stream of events while some are not read.
     While a request's body arrives, and while it is worked on, other limits hold. ``most`` are kept
     open; of more, those go that have waited longest, so that a newcomer such as a probe gets in.
     """
@@ -79,7 +80,8 @@ def _waits_for_client(connection: Any) -> tuple[Any, str] | None:
     # Also of an earlier answer, behind which this one waits.
     unread = connection.transport.get_write_buffer_size() > 0
     if cycle is not None and not cycle.response_complete:
-        return (cycle, _READING) if cycle.response_started or unread else None
+        written = cycle.response_started and not cycle.scope["state"].get("streams")
+        return (cycle, _READING) if written or unread else None
     return (cycle, _READING if unread else _ASKING)
 
 

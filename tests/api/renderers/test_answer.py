@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.middleware.admission import Admission
-from app.api.renderers import render_json
+from app.api.renderers.answer import render_json
 from app.api.timeline import Timeline
 from app.engine.generation import Result
 from app.ipc.messages import Stage
 from app.pictures import Picture
 from app.pictures.encode import OutputFormat
-from tests.support.requests import MODEL, PREPROCESSING, SHORT_REQUEST
+from tests.support.requests import SHORT_REQUEST
+from tests.support.submissions import submission
 
 GREY: Picture = np.full((64, 64, 3), 128, np.uint8)
 
@@ -27,11 +27,10 @@ def rendered(
     output_format: OutputFormat = OutputFormat.PNG,
     timeline: Timeline | None = None,
 ) -> dict[str, Any]:
-    admission = Admission("a.b", MODEL, PREPROCESSING, 60.0, b"x", timeline or Timeline())
     parameters = replace(SHORT_REQUEST, n=len(pictures))
     result = Result(pictures, (), steps=5)
     answer: dict[str, Any] = json.loads(
-        render_json(result, admission, parameters, output_format, predicted=1.5)
+        render_json(submission(parameters, timeline), result, output_format)
     )
     return answer
 

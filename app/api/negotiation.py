@@ -1,0 +1,62 @@
+"""Content negotiation: which of the answers there are a caller wants."""
+
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from app.api.middleware.admission import AdmittedRoute
+from app.errors import NotAcceptable
+
+JSON, EVENTS = "application/json", "text/event-stream"
+
+OFFERED = (JSON, EVENTS)
+"""The forms of an answer, the one for callers that say nothing first."""
+
+
+VARY = {"vary": "accept"}
+"""The header of an answer that has its form by negotiation."""
+
+
+class NegotiatedRoute(AdmittedRoute):
+    """A route with answers of several forms; refuses unread who takes none of them."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accepts = ",".join(Headers(scope=scope).getlist("accept"))
+        accepted = acceptable(accepts, OFFERED)
+        if not accepted and scope["method"] in (self.methods or ()):
+            raise NotAcceptable(f"Accept allows none of the answers there are: {_listed(OFFERED)}")
+        scope["state"]["accepted"] = accepted
+        await super().handle(scope, receive, send)
+
+
+def acceptable(header: str, offered: Sequence[str]) -> list[str]:
+    """The offered media types that an ``Accept`` header allows, best first (RFC 9110, 12.5.1).
+
+    Of those with one weight the order in the header counts, then that of ``offered``. An empty
+    header allows all.
+    """
+    ranges = [_parsed(part) for part in header.split(",") if part.strip()] or [("*/*", 1.0)]
+    found = []
+    for position, media_type in enumerate(offered):
+        kind = media_type.partition("/")[0]
+        for pattern in (media_type, f"{kind}/*", "*/*"):  # the most specific one counts
+            places = [place for place, (given, _) in enumerate(ranges) if given == pattern]
+            if places:
+                found.append((-ranges[places[0]][1], places[0], position, media_type))
+                break
+    return [media_type for weight, _, _, media_type in sorted(found) if weight < 0]
+
+
+def _parsed(part: str) -> tuple[str, float]:
+    """A media range in lower case, and its weight; what is no number weighs nothing."""
+    pattern, *parameters = (each.strip().lower() for each in part.split(";"))
+    weights = [each.partition("=")[2] for each in parameters if each.startswith("q=")]
+    try:
+        return pattern, float(weights[0]) if weights else 1.0
+    except ValueError:
+        return pattern, 0.0
+
+
+def _listed(media_types: Sequence[str]) -> str:
+    return ", ".join(media_types)

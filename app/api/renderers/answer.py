@@ -1,0 +1,58 @@
+"""The answer of ``POST /variations`` as one JSON document, with the pictures in base64."""
+
+import time
+from dataclasses import asdict
+
+from app.api import schemas
+from app.api.submission import Submission
+from app.engine.generation import Result
+from app.pictures import Picture
+from app.pictures.encode import OutputFormat, encode_base64
+
+
+def render_json(submission: Submission, result: Result, output_format: OutputFormat) -> bytes:
+    """The whole answer. Takes a while; call it in a thread."""
+    began = time.perf_counter()
+    variations = [
+        variation(submission, index, picture, output_format)
+        for index, picture in enumerate(result.pictures)
+    ]
+    submission.admission.timeline.passed("write", began)
+    summed_up = summary(submission, result, output_format)
+    answer = schemas.VariationsResponse(**dict(summed_up), variations=variations)
+    return answer.model_dump_json().encode()
+
+
+def variation(
+    submission: Submission, index: int, picture: Picture | None, output_format: OutputFormat
+) -> schemas.Variation:
+    """One picture, ``None`` for a flagged one. Takes a while; call it in a thread."""
+    parameters = submission.parameters
+    return schemas.Variation(
+        index=index,
+        seed=parameters.seed_of(index),
+        b64_json=None if picture is None else encode_base64(picture, output_format),
+        media_type=output_format.media_type,
+        width=parameters.width,
+        height=parameters.height,
+        flagged=picture is None,
+    )
+
+
+def summary(submission: Submission, result: Result, output_format: OutputFormat) -> schemas.Summary:
+    """All that an answer tells but the pictures."""
+    admission, timeline = submission.admission, submission.admission.timeline
+    return schemas.Summary(
+        id=admission.request_id,
+        created=int(time.time()),
+        model=schemas.Model(id=admission.model.id, revision=admission.model.revision),
+        parameters=schemas.ResolvedParameters(
+            **asdict(submission.parameters), output_format=output_format
+        ),
+        timings=schemas.Timings(
+            **timeline.seconds(),
+            total=timeline.total(),
+            predicted=submission.predicted,
+            steps=result.steps,
+        ),
+    )

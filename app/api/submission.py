@@ -1,0 +1,93 @@
+"""From a form to a generation: what every way of meeting the service has in common."""
+
+from dataclasses import dataclass
+
+from fastapi import UploadFile
+from starlette.requests import Request
+
+from app.api.middleware.admission import Admission
+from app.api.state import Service, service_of
+from app.engine.generation import Generation, Result
+from app.errors import InvalidParameter
+from app.ipc.messages import Stage
+from app.parameters import Condition, Parameters, Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request in the engine, with all that its answer tells beside the pictures.
+
+    ``predicted`` is the prediction, in seconds, for all that followed the upload; ``submitted`` the
+    moment of the submission, by ``perf_counter``.
+    """
+
+    service: Service
+    admission: Admission
+    parameters: Parameters
+    generation: Generation
+    predicted: float
+    submitted: float
+
+    async def result(self) -> Result:
+        """The pictures, once all are there; raises the generation's error."""
+        try:
+            result = await self.generation.result()
+        except BaseException:
+            self.failed()
+            raise
+        self.worked(result)
+        return result
+
+    def worked(self, result: Result) -> None:
+        """Note where the time went in the worker that made the result.
+
+        One before it may have died, and all that passed until then was waiting too.
+        """
+        stages = self.admission.timeline.stages
+        stages.append(Stage("queue", self.submitted, result.stages[0].began))
+        stages.extend(result.stages)
+
+    def failed(self) -> None:
+        """Note that it was waiting until now, or more: what a worker did it cannot tell now."""
+        self.admission.timeline.passed("queue", self.submitted)
+
+    def answered(self) -> None:
+        """Count the stages of a request whose answer is written."""
+        self.service.metrics.http.stages(self.admission.timeline.seconds())
+
+
+async def submit(request: Request, wishes: Wishes, image: UploadFile) -> Submission:
+    """Have the wished variations of an uploaded picture made.
+
+    They are cancelled when the request is over. Raises whatever can be said against it.
+    """
+    admission: Admission = request.state.admission
+    service, timeline = service_of(request), admission.timeline
+    engine = service.engine
+    arrived = timeline.passed("upload", timeline.accepted)
+    await _refuse_repeated_fields(request)
+    parameters = wishes.resolve(admission.model)
+    # Before the picture is decoded for nothing; how long that takes nobody knows.
+    wait = service.decoders.wait(admission.caller)
+    service.limiter.expect(admission.request_id, admission.predict(engine, parameters, wait))
+    pixels = await service.decoders.decode(
+        image.read,
+        fit=parameters.fit,
+        preprocessing=admission.preprocessing,
+        caller=admission.caller,
+    )
+    submitted = timeline.passed("read", arrived)
+    condition = Condition.guided(pixels, parameters.guidance_scale)
+    # Others may have been submitted meanwhile; between this prediction and the submit none can.
+    predicted = submitted - arrived + admission.predict(engine, parameters)
+    generation = engine.submit(admission.request_id, parameters, condition, admission.left)
+    admission.generation = generation
+    return Submission(service, admission, parameters, generation, predicted, submitted)
+
+
+async def _refuse_repeated_fields(request: Request) -> None:
+    """A field given twice would silently lose one of its values."""
+    names = [name for name, _ in (await request.form()).multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidParameter(f"{name} was given more than once", field=name)
