@@ -52,9 +52,12 @@ class Tracing:
             exclude_spans=["receive", "send"],
         )
 
-    def stages(self, request_id: str, stages: Iterable[Stage]) -> None:
-        """Add a span for each stage below the current request's own."""
+    def admitted(self, request_id: str) -> None:
+        """Note in the current request's span the id by which it is found in the log."""
         trace.get_current_span().set_attribute("variations.request_id", request_id)
+
+    def stages(self, stages: Iterable[Stage]) -> None:
+        """Add a span for each stage below the current request's own."""
         epoch = time.time_ns() - time.perf_counter_ns()
         for stage in stages:
             span = self._tracer.start_span(stage.name, start_time=epoch + round(stage.began * 1e9))

@@ -25,7 +25,8 @@ def traced(tracing: Tracing) -> FastAPI:
     @app.get("/work")
     async def work(traceparent: str = "") -> str | None:
         now = time.perf_counter()
-        tracing.stages("seen", [Stage("read", now - 3, now - 2), Stage("queue", now - 2, now)])
+        tracing.admitted("seen")
+        tracing.stages([Stage("read", now - 3, now - 2), Stage("queue", now - 2, now)])
         return tracing.trace_id(traceparent)
 
     @app.get("/healthz")
@@ -100,5 +101,5 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.Mon
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
     with socket.create_server(("127.0.0.1", 0)) as collector:
         tracing = tracing_to(f"http://127.0.0.1:{collector.getsockname()[1]}", "1.0")
-        tracing.stages("seen", [Stage("read", 0.0, 1.0)])
+        tracing.stages([Stage("read", 0.0, 1.0)])
         tracing.close()

@@ -189,7 +189,6 @@ class Engine:
         return self._lifecycle.ready_in()
 
     def _due(self, parameters: Parameters) -> float:
-        """The place in the line of a request that comes now."""
         later = self._lifecycle.restart_seconds()
         return self._predictions.due(parameters, later, running=self._running)
 
@@ -245,12 +244,12 @@ class Engine:
                 self._worker_ready(message)
             case Encoded():
                 self._mirror.encoded(message)
-                self._stalled("encode", message.seconds)
+                self._metrics.stalled("encode", self._mirror.stalled(message.seconds))
             case StepStats():
                 self._stepped(message)
             case DecodeStats():
                 self._mirror.decoded(message)
-                self._stalled("decode", message.seconds)
+                self._metrics.stalled("decode", self._mirror.stalled(message.seconds))
             case PictureDone(request_id, index, picture):
                 if generation := self._mirror.get(request_id):
                     generation.keep(index, picture)
@@ -272,10 +271,6 @@ class Engine:
         self._mirror.worker_ready(ready)
         self._metrics.ready(ready.model, ready.measured)
         self._feed()
-
-    def _stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None:
-        if not self._mirror.costs.beside:
-            self._metrics.stalled(stage, seconds)
 
     def _stepped(self, stats: StepStats) -> None:
         self._mirror.stepped(stats)
@@ -345,8 +340,7 @@ class Engine:
         generation.queue(position, self._span(generation).started)
 
     def _span(self, generation: Generation) -> Span:
-        span = self._predictions.of(generation.request_id, running=self._running)
-        return self._later(span)
+        return self._later(self._predictions.of(generation.request_id, running=self._running))
 
     def _count_pending(self) -> None:
         self._metrics.queue(self.pending)

@@ -143,6 +143,10 @@ class Mirror:
         """The worker has decoded some pictures."""
         self._learn(lambda: self.costs.learn_decode(stats.size, stats.pictures, stats.seconds))
 
+    def stalled(self, seconds: float) -> float:
+        """The part of an encode or decode in which no step was taken."""
+        return 0.0 if self.costs.beside else seconds
+
     def running(self) -> list[Generation]:
         """The generations that the worker has in hand.
 

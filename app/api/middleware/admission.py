@@ -112,6 +112,7 @@ class AdmittedRoute(APIRoute):
         connection = HTTPConnection(scope)
         service = service_of(connection)
         admission = connection.state.admission = _admit(service, connection)
+        service.tracing.admitted(admission.request_id)  # the span ends with the answer
         with service.limiter.admit(admission.request_id, admission.caller):
 
             def whole() -> None:
@@ -135,7 +136,7 @@ class AdmittedRoute(APIRoute):
             finally:
                 if admission.generation:
                     admission.generation.cancel()
-                service.tracing.stages(admission.request_id, admission.timeline.stages)
+                service.tracing.stages(admission.timeline.stages)
 
 
 def _admit(service: Service, connection: HTTPConnection) -> Admission:
