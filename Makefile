@@ -8,7 +8,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
-.PHONY: install run test test-slow test-chaos test-deploy check format benchmark clean
+.PHONY: install run test test-slow test-gpu test-chaos test-deploy check format benchmark clean
 
 install: $(STAMP)
 
@@ -32,6 +32,14 @@ test: install
 
 test-slow: install
 	nice -n 5 $(BIN)/python -m pytest -m slow --timeout 3600
+
+# On a GPU machine as it is: with the environment here, or else with PYTHON's, which must have pytest
+# and what pyproject.toml asks for. VARIATIONS_TEST_DEVICE=cpu runs what can be run without a GPU.
+test-gpu: export VARIATIONS_TEST_DEVICE ?= cuda
+test-gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -c tests/gpu/pytest.ini --rootdir . \
+		--confcutdir . -p no:cacheprovider -ra --durations 10 \
+		tests/gpu tests/pipeline/test_equality.py tests/pipeline/test_samples.py
 
 # Figures go to benchmarks/results/reliability.json, and from there into docs/reliability.md.
 test-chaos: install

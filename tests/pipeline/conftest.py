@@ -1,5 +1,6 @@
 """A tiny checkpoint of random weights, our pipeline and the reference on it, on every device."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from app.pipeline import Pipeline
 from tests.support.checkpoints import make_checkpoint
 from tests.support.reference import Reference
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+NAMED = os.environ.get("VARIATIONS_TEST_DEVICE")
+DEVICES = [NAMED] if NAMED else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +35,10 @@ def all_threads(one_thread: int) -> Iterator[None]:
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
-    """Every device there is. What is equal in float32 is not in TF32, which CUDA would take."""
+    """Every device there is, or the one named.
+
+    What is equal in float32 is not in TF32, which CUDA would take.
+    """
     torch.backends.cudnn.allow_tf32 = False
     return str(request.param)
 

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from app.errors import CheckpointError
-from app.parameters import Fit, ModelConfig, Parameters, Scheduler
-from app.pipeline import Pipeline, Sample
+from app.parameters import ModelConfig, Scheduler
+from app.pipeline import Pipeline
 from app.pipeline.graphs import MOST_SHORTAGES, Graphs
+from tests.support.mixed import run_mixed, wanted
 from tests.support.pipelines import draw, start
 
 BUCKETS = (2, 4, 8)
@@ -59,39 +58,11 @@ def recorded(eager: Pipeline, recorder: PlainRecorder) -> Pipeline:
     return pipeline
 
 
-def run(pipeline: Pipeline) -> list[Sample]:
-    """Six requests that join one by one, in steps of the smallest bucket or of as many rows."""
-    wanted = [
-        (0, parameters(Scheduler.PNDM, n=2, steps=6)),
-        (0, parameters(Scheduler.DDIM, guidance_scale=1.0, steps=3)),
-        (1, parameters(Scheduler.EULER, n=3, steps=4)),
-        (3, parameters(Scheduler.HEUN, n=2, width=96, steps=3)),
-        (4, parameters(Scheduler.UNIPC, guidance_scale=1.0, steps=5)),
-        (8, parameters(Scheduler.DEIS, steps=4)),
-    ]
-    samples: list[Sample] = []
-    for step in range(100):
-        for joins, each in wanted:
-            if joins == step:
-                samples += start(pipeline, draw(1), each)
-        for size in pipeline.model.sizes:
-            running = [s for s in samples if s.steps_left and s.size == size]
-            rows = sum(sample.rows for sample in running)
-            if running:
-                pipeline.step(running, next((b for b in BUCKETS if b >= rows), None))
-    return samples
-
-
-def parameters(scheduler: Scheduler, *, steps: int, **others: Any) -> Parameters:
-    plain = Parameters(1, 3.0, steps, scheduler, 7, 64, 64, Fit.SQUASH)
-    return replace(plain, **others)
-
-
 def test_what_is_played_back_is_equal_to_the_byte_and_other_shapes_run_eagerly(
     recorded: Pipeline, eager: Pipeline, recorder: PlainRecorder
 ) -> None:
     recorded.prepare(BUCKETS, tune=True)
-    ours, expected = run(recorded), run(eager)
+    ours, expected = run_mixed(recorded, BUCKETS), run_mixed(eager, BUCKETS)
     assert {shape[0] for shape in recorder.played} == set(BUCKETS)
     assert len({shape[2:] for shape in recorder.played}) == 2
     for sample, other in zip(ours, expected, strict=True):
@@ -132,7 +103,7 @@ def test_memory_that_runs_out_leaves_that_bucket_eager_and_nothing_else(
     recorded.prepare(BUCKETS, tune=True)
     assert {shape[0] for shape in recorder.recorded} == {2, 4}
     assert "Memory does not hold a step of (8, 4, 16, 16) latents" in caplog.text
-    for sample, other in zip(run(recorded), run(eager), strict=True):
+    for sample, other in zip(run_mixed(recorded, BUCKETS), run_mixed(eager, BUCKETS), strict=True):
         assert torch.equal(sample.latents, other.latents)
     assert {shape[0] for shape in recorder.played} == {2, 4}
 
@@ -161,12 +132,12 @@ def test_recordings_are_given_up_only_where_memory_stays_short(
     for _ in range(3):
         for _ in range(MOST_SHORTAGES):
             recorded.free_memory()
-        [sample] = start(recorded, draw(1), parameters(Scheduler.DDIM, steps=1))
+        [sample] = start(recorded, draw(1), wanted(Scheduler.DDIM, steps=1))
         recorded.step([sample], 2)
     assert len(recorder.played) == 3
     for _ in range(MOST_SHORTAGES + 1):
         recorded.free_memory()
-    for sample, other in zip(run(recorded), run(eager), strict=True):
+    for sample, other in zip(run_mixed(recorded, BUCKETS), run_mixed(eager, BUCKETS), strict=True):
         assert torch.equal(sample.latents, other.latents)
     assert len(recorder.played) == 3
 
@@ -186,7 +157,7 @@ def test_cudnn_tries_algorithms_while_steps_are_prepared_unless_bytes_are_promis
 
     monkeypatch.setattr(denoiser, "_denoiser", noting)
     recorded.prepare(BUCKETS, tune=tune)
-    run(recorded)
+    run_mixed(recorded, BUCKETS)
     prepared = 2 * len(BUCKETS)
     assert tried[:prepared] == [tune] * prepared
     assert not any(tried[prepared:])
