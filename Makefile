@@ -8,7 +8,8 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
-.PHONY: install run test test-slow test-gpu test-chaos test-deploy check format benchmark clean
+.PHONY: install run test test-slow test-gpu test-chaos test-deploy check format benchmark peers \
+	benchmark-peers clean
 
 install: $(STAMP)
 
@@ -69,5 +70,18 @@ format: install
 benchmark: install
 	$(BIN)/python -m benchmarks.batching
 
+# The servers that this one is compared with, in an environment of their own.
+peers: .peers/.installed
+
+.peers/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet --retries 0 --no-deps -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	.peers/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	touch .peers/.installed
+
+# Hours; goes on where it was. `python -m benchmarks.peers --help` has what takes less.
+benchmark-peers: install peers
+	$(BIN)/python -m benchmarks.peers
+
 clean:
-	rm -rf .venv .deploy .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .peers .deploy .mypy_cache .ruff_cache .pytest_cache .hypothesis
