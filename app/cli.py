@@ -1,8 +1,9 @@
-"""The command line: serve over HTTP, generate without a server, train the built-in model.
+"""The command line: serve, generate without a server, size the machine, train the built-in model.
 
 Every command imports what it needs when it runs, so that ``serve`` never loads torch.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,38 @@ def generate(
     except OSError as error:
         typer.echo(f"{error.filename}: {error.strerror}" if error.filename else error, err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+def benchmark(
+    as_json: Annotated[bool, typer.Option("--json", help="Figures and settings as JSON.")] = False,
+) -> None:
+    """Size this machine in about a minute, and print the settings that follow.
+
+    Model, device and the rest are those of the settings (VARIATIONS_MODEL and so on); loading and
+    a download come on top.
+    """
+    import asyncio  # noqa: PLC0415
+    import json  # noqa: PLC0415
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from app import sizing  # noqa: PLC0415
+    from app.api.application import start_message  # noqa: PLC0415
+
+    settings = _settings(log_level="warning")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        typer.echo(f"Others use this machine (load {load:.1f}): figures suffer", err=True)
+
+    def report(stage: str) -> None:
+        typer.echo(f"{stage} …", err=True)
+
+    try:
+        found = asyncio.run(sizing.size(settings, start_message(settings), report))
+    except VariationsError as error:
+        typer.echo(f"{error.title}: {error.message}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(asdict(found), indent=2) if as_json else sizing.as_text(found))
 
 
 def _settings(**given: Any) -> "Settings":
