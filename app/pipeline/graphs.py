@@ -4,6 +4,7 @@ A CUDA graph holds the very kernels that were recorded, so what is played back i
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,16 +45,18 @@ class Graphs:
         self._recorder = recorder
         self._recordings: dict[torch.Size, _Recording] = {}
         self._shortages = 0
+        # Memory may run out in another thread than that of the steps.
+        self._playing = threading.Lock()
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
-        recording = self._recordings.get(latents.shape)
-        if recording is None:
-            output = self._denoiser(latents, timesteps, conditions)
-        else:
-            for held, given in zip(recording.inputs, (latents, timesteps, conditions), strict=True):
-                held.copy_(given)
-            recording.play()
-            output = recording.output
+        with self._playing:
+            recording = self._recordings.get(latents.shape)
+            if recording:
+                given = (latents, timesteps, conditions)
+                for held, each in zip(recording.inputs, given, strict=True):
+                    held.copy_(each)
+                recording.play()
+        output = recording.output if recording else self._denoiser(latents, timesteps, conditions)
         self._shortages = 0
         return output
 
@@ -80,9 +83,21 @@ class Graphs:
     def make_room(self) -> None:
         """Note that memory ran out; where that goes on, give up the recordings and run eagerly."""
         self._shortages += 1
-        if self._shortages > MOST_SHORTAGES and self._recordings:
-            logger.warning("Memory stays short: CUDA graphs are given up, and steps run eagerly")
-            self._recordings.clear()
+        if self._shortages <= MOST_SHORTAGES:
+            return
+        with self._playing:
+            if self._recordings:
+                logger.warning(
+                    "Memory stays short: CUDA graphs are given up, and steps run eagerly"
+                )
+                _wait_for(next(iter(self._recordings.values())).output.device)
+                self._recordings.clear()
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until the device has played what it was given: its memory is about to be freed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _came_of_a_shortage(error: BaseException | None) -> bool:
