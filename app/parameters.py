@@ -141,6 +141,7 @@ class ModelConfig:
     device: str = "auto"
     dtype: str = "auto"
     cuda_graphs: bool = True
+    compile: bool = False
     attention_slicing: str = "off"
     vae_slicing: bool = False
     safety_checker: bool = True

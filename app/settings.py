@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     cuda_graphs: Literal["on", "off"] = "on"
     """On a GPU, record the UNet's kernels at start for each bucket and size; `off` takes less
     memory and time to start, and longer steps where they are small."""
+    compile: Literal["on", "off"] = "off"
+    """`on` compiles the UNet at start, for a minute or more, and keeps that for later starts; needs
+    a C++ compiler. It gains little on a CPU, and has not been measured on a GPU."""
     attention_slicing: Literal["off", "auto", "max"] = "off"
     """Less memory, slower: attention in slices instead of SDPA."""
     vae_slicing: bool = False
@@ -145,6 +148,7 @@ class Settings(BaseSettings):
             device=self.device,
             dtype=self.dtype,
             cuda_graphs=self.cuda_graphs == "on",
+            compile=self.compile == "on",
             attention_slicing=self.attention_slicing,
             vae_slicing=self.vae_slicing,
             safety_checker=self.safety_checker == "on",

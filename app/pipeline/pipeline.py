@@ -15,6 +15,7 @@ from app.errors import CheckpointError, GenerationFailed
 from app.parameters import Condition, EncoderInput, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
+from app.pipeline.compiled import compiled
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser, eager
 from app.pipeline.devices import choose_device, choose_dtypes, fetched, ran_out_of_memory, sent
@@ -59,8 +60,6 @@ class Pipeline:
         self._fold = fold(parts.unet)
         self._zero = self._fold(torch.zeros(parts.unet.config.cross_attention_dim))
         simplify(parts.unet)
-        if device.type == "cpu":
-            pack(parts.unet)
         self._denoiser: Denoiser = eager(parts.unet)
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
@@ -70,7 +69,8 @@ class Pipeline:
     def load(cls, config: ModelConfig, progress: Report | None = None) -> Self:
         """Load a checkpoint, downloaded if it is a hub id that is not here.
 
-        ``progress`` is told ``("downloading", fraction)`` and ``("loading", None)``. Raises
+        ``progress`` is told ``("downloading", fraction)``, ``("loading", None)`` and, where it is
+        to be compiled, ``("compiling", None)``. Raises
         :class:`CheckpointError` where this cannot be served.
         """
         report = progress or (lambda stage, fraction: None)
@@ -107,6 +107,12 @@ class Pipeline:
             std=tuple(parts.feature_extractor.image_std),
         )
         pipeline = cls(info, parts, solvers, device, preprocessing)
+        if config.compile:
+            report("compiling", None)
+            shapes = [pipeline._latents(size) for size in info.sizes]
+            pipeline._denoiser = compiled(parts.unet, pipeline._zero, shapes)
+        elif device.type == "cpu":
+            pack(parts.unet)
         if device.type == "cuda" and config.cuda_graphs:
             pipeline._denoiser = Graphs(pipeline._denoiser, cuda_recorder())
         return pipeline
