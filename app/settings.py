@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     """Less memory: decode one picture at a time within a batch."""
     safety_checker: Literal["on", "off"] = "on"
     """`on` refuses a checkpoint without one; `off` serves unchecked pictures."""
+    previews: Literal["auto", "on", "off"] = "auto"
+    """Show requests that wish it what their pictures become while they are made. Nothing checks
+    these previews, so `auto` offers them only where the safety checker is off."""
     sizes: Annotated[tuple[Annotated[Size, BeforeValidator(_parse_size)], ...], NoDecode] = ()
     """Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own."""
     max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = "auto"
@@ -139,6 +142,10 @@ class Settings(BaseSettings):
         if self.allowed_hosts or self.api_keys or not _is_loopback(self.host):
             return self.allowed_hosts
         return tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", self.host)))
+
+    def offers_previews(self) -> bool:
+        """A request may have previews."""
+        return self.previews == "on" or (self.previews == "auto" and self.safety_checker == "off")
 
     def to_model_config(self) -> ModelConfig:
         """The part of the settings that says which checkpoint to load and how."""

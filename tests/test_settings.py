@@ -32,6 +32,21 @@ def test_a_variable_of_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+@pytest.mark.parametrize(
+    ("previews", "checker", "offered"),
+    [
+        ("auto", "on", False),
+        ("auto", "off", True),
+        ("on", "on", True),
+        ("off", "off", False),
+    ],
+)
+def test_unchecked_previews_are_offered_only_where_that_is_wanted(
+    previews: Any, checker: Any, offered: bool
+) -> None:
+    assert Settings(previews=previews, safety_checker=checker).offers_previews() is offered
+
+
 def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VARIATIONS_PORT", "9000")
     assert Settings(port=9001).port == 9001

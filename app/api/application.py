@@ -93,6 +93,7 @@ def start_message(settings: Settings) -> Start:
         config=settings.to_model_config(),
         max_rows=None if settings.max_rows == "auto" else settings.max_rows,
         fixed_bucket=settings.fixed_bucket,
+        previews=settings.offers_previews(),
         log_level=settings.log_level,
         log_format=settings.log_format,
         hub_token=next((os.environ[name] for name in HUB_TOKENS if os.environ.get(name)), None),

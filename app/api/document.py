@@ -14,6 +14,7 @@ _REFERENCE = "#/components/schemas/{model}"
 EVENTS: Mapping[str, type[BaseModel]] = {
     "queued": schemas.Queued,
     "step": schemas.Step,
+    "preview": schemas.Preview,
     "picture": schemas.Variation,
     "restarted": schemas.Restarted,
     "done": schemas.Summary,

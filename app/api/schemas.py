@@ -80,10 +80,13 @@ class VariationsForm(WireModel):
         default=OutputFormat.PNG, examples=["png"]
     )
     """File format of the variations."""
+    previews: bool = Field(default=False, examples=[True])
+    """Show what the pictures become while they are made, where the service offers that; only with
+    `Accept: text/event-stream`."""
 
     def wishes(self) -> Wishes:
         """All that the form asks of the model."""
-        return Wishes(**self.model_dump(exclude={"image", "output_format"}))
+        return Wishes(**self.model_dump(exclude={"image", "output_format", "previews"}))
 
 
 class Model(WireModel):
@@ -173,6 +176,17 @@ class Step(WireModel):
     """UNet calls that each picture takes."""
     finish_in: float
     """Seconds until all pictures are done, as predicted."""
+
+
+class Preview(WireModel):
+    """The event ``preview``: what a picture seems to become, small. Nothing has checked it."""
+
+    index: int
+    b64_json: str = Field(examples=["/9j/4AA="])
+    """The file in base64."""
+    media_type: str = Field(examples=["image/jpeg"])
+    width: int
+    height: int
 
 
 class Restarted(WireModel):

@@ -56,7 +56,9 @@ class Submission:
         self.service.metrics.http.stages(self.admission.timeline.seconds())
 
 
-async def submit(request: Request, wishes: Wishes, image: UploadFile) -> Submission:
+async def submit(
+    request: Request, wishes: Wishes, image: UploadFile, *, previews: bool = False
+) -> Submission:
     """Have the wished variations of an uploaded picture made.
 
     They are cancelled when the request is over. Raises whatever can be said against it.
@@ -80,7 +82,9 @@ async def submit(request: Request, wishes: Wishes, image: UploadFile) -> Submiss
     condition = Condition.guided(pixels, parameters.guidance_scale)
     # Others may have been submitted meanwhile; between this prediction and the submit none can.
     predicted = submitted - arrived + admission.predict(engine, parameters)
-    generation = engine.submit(admission.request_id, parameters, condition, admission.left)
+    generation = engine.submit(
+        admission.request_id, parameters, condition, admission.left, previews=previews
+    )
     admission.generation = generation
     return Submission(service, admission, parameters, generation, predicted, submitted)
 

@@ -4,11 +4,11 @@ import logging
 import math
 from collections.abc import Callable
 from time import monotonic
-from typing import Literal, Protocol
 
-from app.engine import attempts, lifecycle
+from app.engine import attempts
 from app.engine.generation import Generation, Status
 from app.engine.lifecycle import Lifecycle, WorkerState
+from app.engine.metrics import Metrics
 from app.engine.mirror import Mirror
 from app.engine.predictions import Predictions
 from app.engine.watchdog import Timeouts
@@ -31,14 +31,13 @@ from app.ipc.messages import (
     Failed,
     Failure,
     FromWorker,
-    Measured,
     PictureDone,
+    PreviewMade,
     RanOut,
     Ready,
     Start,
     StepStats,
     Submit,
-    WorkStage,
 )
 from app.parameters import Condition, ModelInfo, Parameters
 from app.pictures.fit import Preprocessing
@@ -54,25 +53,6 @@ _ERRORS: dict[Failure, Callable[[str], VariationsError]] = {
     "memory": OutOfMemory,
     "steps": lambda message: InvalidParameter(message, field="num_inference_steps"),
 }
-
-
-class Metrics(lifecycle.Metrics, Protocol):
-    """The numbers that the engine reports; :class:`app.metrics.engine.EngineMetrics` keeps them."""
-
-    def step(self, stats: StepStats) -> None: ...
-    def stalled(self, stage: Literal["encode", "decode"], seconds: float) -> None: ...
-    def ran_out(self, stage: WorkStage) -> None: ...
-    def started(self, seconds: float) -> None: ...
-    def pictures(self, parameters: Parameters, flagged: int) -> None: ...
-    def failed(self, parameters: Parameters) -> None: ...
-    def cancelled(self, parameters: Parameters) -> None: ...
-    def wasted_step(self, number: int) -> None: ...
-    def replayed(self, requests: int) -> None: ...
-    def exhausted(self) -> None: ...
-    def queue(self, requests: int) -> None: ...
-    def device(self, use: DeviceUse) -> None: ...
-    def ready(self, model: ModelInfo, measured: Measured) -> None: ...
-    def idle(self) -> None: ...
 
 
 class Engine:
@@ -132,6 +112,8 @@ class Engine:
         parameters: Parameters,
         condition: Condition,
         within: float = math.inf,
+        *,
+        previews: bool = False,
     ) -> Generation:
         """Put a request in the queue. Raises :class:`NotReady` where requests are not taken.
 
@@ -143,9 +125,12 @@ class Engine:
             message = f"The worker is not ready: {self.state.reason}"
             raise NotReady(message, retry_after=self.ready_in())
         due = self._due(parameters)
-        generation = Generation(request_id, parameters, condition, self, due, within)
+        generation = Generation(
+            request_id, parameters, condition, self, due, within, previews=previews
+        )
         self._mirror.add(generation)
-        self._tell_position(generation, sum(one.due <= due for one in self._mirror) - 1)
+        position = sum(one.due <= due for one in self._mirror) - 1
+        generation.queue(position, self._span(generation).started)
         self._count_pending()
         self._feed()
         return generation
@@ -250,9 +235,8 @@ class Engine:
             case DecodeStats():
                 self._mirror.decoded(message)
                 self._metrics.stalled("decode", self._mirror.stalled(message.seconds))
-            case PictureDone(request_id, index, picture):
-                if generation := self._mirror.get(request_id):
-                    generation.keep(index, picture)
+            case PictureDone() | PreviewMade():
+                self._showed(message)
             case Done():
                 self._done(message)
             case Failed(request_id, reason, kind):
@@ -264,6 +248,14 @@ class Engine:
                 self._metrics.ran_out(stage)
             case DeviceUse():
                 self._metrics.device(message)
+
+    def _showed(self, message: PictureDone | PreviewMade) -> None:
+        if generation := self._mirror.get(message.request_id):
+            match message:
+                case PictureDone(_, index, picture):
+                    generation.keep(index, picture)
+                case PreviewMade(_, index, preview):
+                    generation.preview(index, preview)
 
     def _worker_ready(self, ready: Ready) -> None:
         self.model, self.preprocessing = ready.model, ready.preprocessing
@@ -328,16 +320,14 @@ class Engine:
             self._lifecycle.began()
         for one in self._mirror.due():
             self._mirror.submit(one)
-            self._lifecycle.send(Submit(one.request_id, one.parameters, one.condition, one.due))
+            submit = Submit(one.request_id, one.parameters, one.condition, one.due, one.previews)
+            self._lifecycle.send(submit)
 
     def _tell_positions(self) -> None:
         """Tell the generations that wait, and whose events somebody reads, where they are."""
         for generation, position in self._mirror.positions():
             if generation.watchers:
-                self._tell_position(generation, position)
-
-    def _tell_position(self, generation: Generation, position: int) -> None:
-        generation.queue(position, self._span(generation).started)
+                generation.queue(position, self._span(generation).started)
 
     def _span(self, generation: Generation) -> Span:
         return self._later(self._predictions.of(generation.request_id, running=self._running))

@@ -62,6 +62,14 @@ class PictureReady:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewReady:
+    """What picture ``index`` seems to become, small; nothing has checked it."""
+
+    index: int
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
 class Restarted:
     """The worker ended; the request waits for the next one and is run again from its seeds."""
 
@@ -80,7 +88,7 @@ class Failed:
     error: VariationsError
 
 
-Event = Queued | StepDone | PictureReady | Restarted | Finished | Failed
+Event = Queued | StepDone | PreviewReady | PictureReady | Restarted | Finished | Failed
 
 
 class Owner(Protocol):
@@ -111,12 +119,16 @@ class Generation:
         owner: "Owner",
         due: float = 0.0,
         within: float = math.inf,
+        *,
+        previews: bool = False,
     ) -> None:
         self.request_id = request_id
         self.parameters = parameters
         self.condition = condition
         self.due = due
         """Its place in the line, in row-steps."""
+        self.previews = previews
+        """It is to have previews."""
         self.accepted = monotonic()
         """Moment of its acceptance, by ``monotonic``."""
         self.deadline = self.accepted + within
@@ -132,7 +144,10 @@ class Generation:
         """Steps that it took part in after it was cancelled."""
         self._owner = owner
         self._answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._events: list[Event] = []
+        self._events: list[Event | None] = []
+        """All so far; ``None`` stands for a preview that later news have replaced."""
+        self._last_previews: dict[int, int] = {}
+        """The places of the last ones among the events, by picture."""
         self._new_event = asyncio.Event()
         self._steps = [0] * parameters.n
         self._pictures: dict[int, Picture | None] = {}
@@ -161,15 +176,20 @@ class Generation:
         return await asyncio.shield(self._answer)
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """All that happens to it, from the beginning, until it has ended."""
+        """All that happens to it, from the beginning, until it has ended.
+
+        Of its previews there is only the last of each picture that is not there yet.
+        """
         told = 0
         self.watchers += 1
         self._owner.watched(self)
         try:
             while True:
-                for event in self._events[told:]:
+                while told < len(self._events):
+                    event = self._events[told]
                     told += 1
-                    yield event
+                    if event:
+                        yield event
                 if self.ended and told == len(self._events):
                     return
                 if told == len(self._events):
@@ -204,9 +224,17 @@ class Generation:
             self._steps[index] += 1
         self._tell(StepDone(tuple(self._steps), self.parameters.calls))
 
+    def preview(self, index: int, picture: Picture) -> None:
+        """A picture that is not there yet seems to become this."""
+        if not self.ended and index not in self._pictures:
+            self._forget_preview(index)
+            self._last_previews[index] = len(self._events)
+            self._tell(PreviewReady(index, picture))
+
     def keep(self, index: int, picture: Picture | None) -> None:
         """A picture is there; run again, it comes again and is no news."""
         if not self.ended and index not in self._pictures:
+            self._forget_preview(index)
             self._pictures[index] = picture
             self._tell(PictureReady(index, picture))
 
@@ -236,6 +264,10 @@ class Generation:
         self._answer.set_exception(error)
         self._answer.exception()  # seen, even where nobody awaits the result
         self._tell(Failed(error))
+
+    def _forget_preview(self, index: int) -> None:
+        if (place := self._last_previews.pop(index, None)) is not None:
+            self._events[place] = None
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)

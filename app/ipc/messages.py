@@ -3,7 +3,8 @@
 To the worker: :class:`Start` once, then :class:`Submit` and :class:`Cancel`.
 From the worker: :class:`Loading` until :class:`Ready` or :class:`LoadFailed`, then for every
 request either :class:`Encoded`, a :class:`PictureDone` for each picture and :class:`Done`, or
-:class:`Failed`; :class:`StepStats` after every step, :class:`DecodeStats` after every decode,
+:class:`Failed`; :class:`StepStats` after every step, :class:`PreviewMade` now and then where a
+request wishes it, :class:`DecodeStats` after every decode,
 :class:`RanOut` where memory did, and :class:`DeviceUse` now and then. A cancelled request is not
 answered, but :class:`Dropped`.
 """
@@ -22,7 +23,8 @@ class Start:
     """Load this checkpoint and get ready.
 
     ``max_rows`` is the row cap, ``None`` to measure it. ``earlier`` is what an earlier worker
-    measured; this one does not measure again then. ``hub_token`` is for downloads, and not kept.
+    measured; this one does not measure again then. With ``previews``, get ready to make them.
+    ``hub_token`` is for downloads, and not kept.
     """
 
     config: ModelConfig
@@ -31,6 +33,7 @@ class Start:
     log_level: str = "info"
     log_format: str = "text"
     earlier: "Measured | None" = None
+    previews: bool = False
     hub_token: str | None = field(default=None, repr=False)
 
 
@@ -38,13 +41,15 @@ class Start:
 class Submit:
     """Make a request's variations. The same message again makes the same pictures again.
 
-    ``due`` is its place in the line, see :mod:`app.scheduling.batcher`.
+    ``due`` is its place in the line, see :mod:`app.scheduling.batcher`. With ``previews`` the
+    pictures are shown while they are made.
     """
 
     request_id: str
     parameters: Parameters
     condition: Condition
     due: float = 0.0
+    previews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,15 @@ class PictureDone:
     request_id: str
     index: int
     picture: Picture | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewMade:
+    """What picture ``index`` of a request seems to become, small and unchecked."""
+
+    request_id: str
+    index: int
+    picture: Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +261,7 @@ FromWorker = (
     | StepStats
     | DecodeStats
     | PictureDone
+    | PreviewMade
     | RanOut
     | Done
     | Failed

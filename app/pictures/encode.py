@@ -30,6 +30,16 @@ _OPTIONS: dict[OutputFormat, dict[str, Any]] = {
 }
 
 
+PREVIEW_TYPE = "image/jpeg"
+
+
+def encode_preview(picture: Picture) -> str:
+    """A preview as a small JPEG, in base64. Takes a while; call it in a thread."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="JPEG", quality=75)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
 def encode(picture: Picture, output_format: OutputFormat) -> bytes:
     """The picture as a file. Takes a while; call it in a thread."""
     file = io.BytesIO()

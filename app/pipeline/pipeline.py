@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from time import perf_counter
 from typing import Self
 
@@ -24,6 +25,7 @@ from app.pipeline.graphs import Graphs, cuda_recorder
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
 from app.pipeline.packing import pack
+from app.pipeline.previews import Previewer, Previews
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
@@ -246,6 +248,18 @@ class Pipeline:
         sample has changed.
         """
         return step(samples, self._denoiser, self._device, bucket)
+
+    @cached_property
+    def _previewer(self) -> Previewer:
+        return Previewer(self._parts.vae)
+
+    def preview(self, samples: Sequence[Sample]) -> Previews:
+        """Rough pictures of samples of one size that have had their first step.
+
+        Returns before the device is done. The first call fits them to the checkpoint, which takes
+        the time of a picture.
+        """
+        return self._previewer.previews(samples)
 
     def decode(
         self, samples: Sequence[Sample], before_check: Callable[[], None] | None = None

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from app.errors import CheckpointError
 from app.parameters import MAX_STEPS, Scheduler, unet_calls
+from app.pipeline.estimates import clean_weights
 
 SAMPLE_TERMS = 3
 OUTPUT_TERMS = 4
@@ -65,13 +66,16 @@ class SolverTable:
     ``noise_scale`` multiplies the initial unit noise. Of ``calls`` UNet calls, call ``i`` happens
     at ``timesteps[i]`` (possibly fractional) on ``input_scales[i] · x``; ``coefficients[i]`` are
     the :data:`SAMPLE_TERMS` weights of ``x[i], x[i−1], …``, then the :data:`OUTPUT_TERMS` of
-    ``e[i], e[i−1], …``. All arrays are float32; ``residual`` is the largest error of the fit.
+    ``e[i], e[i−1], …``; ``estimates[i]`` those of ``x[i]`` and ``e[i]`` in the clean sample that
+    the call took to be behind the noise. All arrays are float32; ``residual`` is the largest error
+    of the fit.
     """
 
     noise_scale: float
     timesteps: NDArray[np.float32]
     input_scales: NDArray[np.float32]
     coefficients: NDArray[np.float32]
+    estimates: NDArray[np.float32]
     residual: float
 
     @property
@@ -193,6 +197,7 @@ class _Run:
     noise_scale: float
     timesteps: NDArray[np.float64]
     input_scales: NDArray[np.float64]
+    estimates: NDArray[np.float64]
     basis: NDArray[np.float64]
     trial: NDArray[np.float64]
     trial_outputs: NDArray[np.float64]
@@ -205,6 +210,7 @@ class _Run:
             self.timesteps.astype(np.float32),
             self.input_scales.astype(np.float32),
             coefficients.astype(np.float32),
+            self.estimates.astype(np.float32),
             residual,
         )
 
@@ -230,10 +236,12 @@ def _probed(
         samples.append(sample)
         yield
     ran = torch.stack(samples).flatten(1).double().numpy()
+    timesteps = solver.timesteps.double().numpy()
     return _Run(
         noise_scale=float(solver.init_noise_sigma),
-        timesteps=solver.timesteps.double().numpy(),
+        timesteps=timesteps,
         input_scales=input_scales,
+        estimates=clean_weights(solver, timesteps, input_scales),
         basis=ran[:, : 1 + calls],
         trial=ran[:, 1 + calls :],
         trial_outputs=random[1:].double().numpy(),

@@ -20,7 +20,6 @@ from app.ipc.messages import (
     FromWorker,
     PictureDone,
     RanOut,
-    StepStats,
     Submit,
     ToWorker,
     WorkStage,
@@ -31,6 +30,7 @@ from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
 from app.scheduling.batcher import tickets as tickets_of
 from app.worker.jobs import Decodings, Encodings, Jobs
+from app.worker.previews import begin_previews
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
 from app.worker.side import Side
 from app.worker.state import PendingStep, RequestState
@@ -119,8 +119,8 @@ class Worker:
 
     def _take(self, arrived: float, message: ToWorker | Callable[[], None]) -> None:
         match message:
-            case Submit(request_id, parameters):
-                self._states[request_id] = RequestState(request_id, parameters, arrived)
+            case Submit(request_id, parameters, previews=previews):
+                self._states[request_id] = RequestState(request_id, parameters, arrived, previews)
                 self._unencoded.append(message)
             case Cancel(request_id):
                 self._drop(request_id)
@@ -200,7 +200,10 @@ class Worker:
     def _submit(self, batch: Batch) -> PendingStep:
         began = perf_counter()
         steps = self._retry.in_halves("step", batch.tickets, self._step_together, self._step_alone)
-        return PendingStep(batch, tuple(steps), tuple(self._batcher.advance(batch)), began)
+        finished = tuple(self._batcher.advance(batch))
+        states = [self._states[name] for name in batch.request_ids if name in self._states]
+        previews = begin_previews(self._pipeline, states)
+        return PendingStep(batch, tuple(steps), finished, began, previews)
 
     def _step_together(self, tickets: Sequence[Ticket]) -> list[Step]:
         rows = sum(ticket.rows for ticket in tickets)
@@ -239,22 +242,12 @@ class Worker:
         states = [self._states[name] for name in batch.request_ids if name in self._states]
         for state in states:
             state.stepped(began, ended)
+        for preview in pending.previews.messages() if pending.previews else ():
+            self._send(preview)
         self._undecoded.extend(self._wanted(pending.finished))
         self._tuning.stepped(batch, ended - began)
         self._batcher.cap = self._tuning.row_cap.rows
-        parameters = [state.parameters for state in states]
-        self._send(
-            StepStats(
-                seconds=ended - began,
-                rows=batch.rows,
-                bucket=batch.bucket,
-                size=batch.size,
-                members=tuple((ticket.request_id, ticket.index) for ticket in batch.tickets),
-                schedules=len({(each.scheduler, each.num_inference_steps) for each in parameters}),
-                waiting_rows=batch.waiting_rows,
-                cap=self._batcher.cap,
-            )
-        )
+        self._send(pending.stats(ended - began, states, self._batcher.cap))
 
     # Decode
 

@@ -51,6 +51,8 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
     rows, encode, decode = _make_a_picture(pipeline)
     if encode + decode < ENOUGH_SECONDS:  # the first one pays for tuning
         rows, encode, decode = _make_a_picture(pipeline)
+    if start.previews:
+        _show_a_preview(pipeline, rows)
     on_gpu = pipeline.model.device != "cpu"
     if on_gpu:  # what is measured must be what will run
         # Same seed, same bytes: at every start, so nothing may hang on what is measured at one.
@@ -159,6 +161,13 @@ def _make_a_picture(pipeline: Pipeline) -> tuple[Sequence[Row], float, float]:
     if decoded.error:
         raise not_finite(pipeline, "safety_checker" if decoded.error == UNCHECKED else "vae")
     return rows, encoded - began, decode
+
+
+def _show_a_preview(pipeline: Pipeline, rows: Sequence[Row]) -> None:
+    """Have the previews fitted to the checkpoint."""
+    [sample] = _samples(pipeline, rows, number=1, steps=2)
+    pipeline.step([sample])
+    pipeline.preview([sample]).wait()
 
 
 def _samples(pipeline: Pipeline, rows: Sequence[Row], *, number: int, steps: int) -> list[Sample]:

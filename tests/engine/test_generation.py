@@ -12,6 +12,7 @@ from app.engine.generation import (
     Finished,
     Generation,
     PictureReady,
+    PreviewReady,
     Queued,
     Restarted,
     Status,
@@ -139,6 +140,23 @@ async def test_run_again_its_steps_begin_anew_and_its_pictures_are_told_once(
         PictureReady(0, PICTURE),
         PictureReady(1, None),
     ]
+
+
+async def test_only_the_last_preview_of_a_picture_that_is_not_there_is_told(
+    generation: Generation,
+) -> None:
+    first, second, other = (np.full((4, 4, 3), level, np.uint8) for level in (1, 2, 3))
+    reading = generation.events()
+    generation.preview(0, first)
+    assert await anext(reading) == PreviewReady(0, first)
+    generation.preview(1, other)
+    generation.preview(0, first)
+    generation.preview(0, second)
+    generation.keep(1, PICTURE)
+    generation.preview(1, other)
+    generation.cancel()
+    told = [event async for event in reading]
+    assert told == [PreviewReady(0, second), PictureReady(1, PICTURE)]
 
 
 async def test_a_failure_is_raised_and_told(generation: Generation) -> None:

@@ -50,6 +50,7 @@ class FakeEngine(Engine):
     """Makes noise of the seed, over real generations; can be told to hold, to fail or to flag.
 
     While ``gate`` is held, a request runs until it is cancelled or the gate is opened.
+    A request with previews has one after each step, and then passes ``preview_gate``.
     ``gone`` is set from the server's thread when a request is cancelled.
     """
 
@@ -64,6 +65,7 @@ class FakeEngine(Engine):
         self.preprocessing: Preprocessing | None = PREPROCESSING
         self.max_rows: int | None = 8
         self.gate = Gate()
+        self.preview_gate = Gate()
         self.gone = threading.Event()
         self.error: Exception | None = None
         self.flagged: frozenset[int] = frozenset()
@@ -112,10 +114,12 @@ class FakeEngine(Engine):
         parameters: Parameters,
         condition: Condition,
         within: float = math.inf,
+        *,
+        previews: bool = False,
     ) -> Generation:
         self.parameters.append(parameters)
         self.conditions.append(condition)
-        generation = Generation(request_id, parameters, condition, self)
+        generation = Generation(request_id, parameters, condition, self, previews=previews)
         generation.queue(2, self.predicted.started)
         match self.error:
             case None:
@@ -142,6 +146,9 @@ class FakeEngine(Engine):
         everyone = list(range(generation.parameters.n))
         for _ in range(generation.parameters.calls):
             generation.step(everyone)
+            if generation.previews:
+                generation.preview(0, np.full((16, 16, 3), 99, np.uint8))
+                await self.preview_gate.passed()
         for index in range(generation.parameters.n):
             generation.keep(index, self._picture(generation.parameters, index))
         now = perf_counter()

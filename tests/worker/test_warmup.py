@@ -11,10 +11,11 @@ from app.errors import CheckpointError, DeviceUnavailable
 from app.ipc.messages import Measured
 from app.parameters import ModelConfig, Scheduler
 from app.pipeline import Pipeline
+from app.pipeline.previews import Previewer
 from app.scheduling.row_cap import CapReason
 from app.worker.warmup import FIXED_BUCKET, buckets, warm_up
 from tests.support.checkpoints import configure, enlarge, make_checkpoint
-from tests.support.workers import start_message
+from tests.support.workers import Harness, start_message, submit
 
 LAST_WEIGHTS = {
     "unet": "conv_out.weight",
@@ -45,6 +46,25 @@ def test_an_earlier_workers_times_are_not_measured_again(pipeline: Pipeline) -> 
     found = warm_up(pipeline, start_message(max_rows=None, earlier=EARLIER))
     assert found.measured == EARLIER
     assert found.buckets[-1] == 16
+
+
+def test_previews_are_fitted_before_the_first_request(
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    class Counted(Previewer):
+        def __init__(self, vae: object) -> None:
+            fitted.append(vae)
+            super().__init__(vae)
+
+    monkeypatch.setattr("app.pipeline.pipeline.Previewer", Counted)
+    pipeline = Pipeline.load(config)
+    warm_up(pipeline, start_message())
+    assert not fitted
+    warm_up(pipeline, start_message(previews=True))
+    Harness.over(pipeline).answer_all(replace(submit("a"), previews=True))
+    assert len(fitted) == 1
 
 
 def test_the_one_fixed_bucket_does_not_hang_on_a_measurement(pipeline: Pipeline) -> None:

@@ -20,13 +20,14 @@ from app.engine.generation import (
     Finished,
     Generation,
     PictureReady,
+    PreviewReady,
     Queued,
     Restarted,
     StepDone,
 )
 from app.errors import VariationsError
 from app.pictures import Picture
-from app.pictures.encode import OutputFormat
+from app.pictures.encode import PREVIEW_TYPE, OutputFormat, encode_preview
 
 HEARTBEAT_SECONDS = 15.0
 """Longest silence: proxies end connections on which nothing is said for a minute, say."""
@@ -133,6 +134,8 @@ class Progress:
                 return _event("queued", schemas.Queued(position=position, start_in=start_in))
             case StepDone(done, of):
                 return self._step(done, of)
+            case PreviewReady(index, picture):
+                return _event("preview", await asyncio.to_thread(_preview, index, picture))
             case PictureReady(index, picture):
                 return _event("picture", await self._written(index, picture))
             case Restarted():
@@ -157,6 +160,17 @@ class Progress:
         self._stepped = now
         finish_in = self._submission.generation.finishes_in
         return _event("step", schemas.Step(done=done, of=of, finish_in=finish_in))
+
+
+def _preview(index: int, picture: Picture) -> schemas.Preview:
+    height, width, _ = picture.shape
+    return schemas.Preview(
+        index=index,
+        b64_json=encode_preview(picture),
+        media_type=PREVIEW_TYPE,
+        width=width,
+        height=height,
+    )
 
 
 def _event(name: str, data: BaseModel) -> bytes:

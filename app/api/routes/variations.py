@@ -17,7 +17,9 @@ from app.api.problems import documented
 from app.api.renderers.answer import render_json
 from app.api.renderers.events import EventStream, Progress
 from app.api.schemas import VariationsForm, VariationsResponse
+from app.api.state import service_of
 from app.api.submission import submit
+from app.errors import InvalidParameter
 
 BEARER = Security(HTTPBearer(auto_error=False, description="One of the service's API keys."))
 """Tells the document of the keys, and gives it a button; admission has looked at them before."""
@@ -51,10 +53,23 @@ async def create_variations(
 
     The same picture, parameters and seed give the same variations, whatever else is running.
     """
-    if request.state.accepted[0] == EVENTS:
-        submission = await unless_gone(request, submit(request, form.wishes(), form.image))
+    streams = request.state.accepted[0] == EVENTS
+    _check_previews(request, form, streams=streams)
+    if streams:
+        submitting = submit(request, form.wishes(), form.image, previews=form.previews)
+        submission = await unless_gone(request, submitting)
         return EventStream(request, submission, Progress(submission, form.output_format).tell)
     return await unless_gone(request, _answer(request, form))
+
+
+def _check_previews(request: Request, form: VariationsForm, *, streams: bool) -> None:
+    if form.previews and not streams:
+        raise InvalidParameter(f"Previews come only with Accept: {EVENTS}", field="previews")
+    if form.previews and not service_of(request).settings.offers_previews():
+        raise InvalidParameter(
+            "Previews are switched off here (VARIATIONS_PREVIEWS): nothing could check them",
+            field="previews",
+        )
 
 
 async def _answer(request: Request, form: VariationsForm) -> Response:

@@ -1,7 +1,12 @@
 """``POST /variations`` as a stream of events, over real HTTP."""
 
+import base64
+import io
+
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.api.application import create_app
 from app.api.middleware import connections
@@ -21,7 +26,7 @@ from tests.support.serving import serving
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     """One place: a request that kept it would leave none to the next test."""
-    return Settings(max_queue=1)
+    return Settings(max_queue=1, previews="on")
 
 
 def test_a_stream_tells_the_whole_way_to_the_pictures(
@@ -52,6 +57,39 @@ def test_a_flagged_picture_is_told_without_its_data(
         (True, True),
         (False, False),
     ]
+
+
+def test_previews_are_told_to_those_who_wish_them(
+    client: httpx.Client, engine: FakeEngine, png: bytes
+) -> None:
+    engine.preview_gate.held = True
+    with streaming(client, png, previews="true") as told:
+        shown = next(data for name, data in told if name == "preview")
+        engine.preview_gate.open()
+        assert [name for name, _ in told][-1] == "done"
+    assert (shown["index"], shown["width"], shown["height"]) == (0, 16, 16)
+    with Image.open(io.BytesIO(base64.b64decode(shown["b64_json"]))) as image:
+        assert image.get_format_mimetype() == shown["media_type"] == "image/jpeg"
+        assert image.size == (16, 16)
+        assert abs(int(np.asarray(image).mean()) - 99) < 3
+    assert "preview" not in dict(all_events(client, png))
+
+
+def test_previews_come_only_in_a_stream(post: Post, engine: FakeEngine) -> None:
+    [error] = assert_problem(post(previews="true"), 422)["errors"]
+    assert error["field"] == "previews"
+    assert "Accept: text/event-stream" in error["message"]
+    assert not engine.parameters
+
+
+def test_what_the_safety_checker_may_stop_is_not_shown_unless_the_operator_says_so(
+    png: bytes,
+) -> None:
+    app = create_app(Settings(), FakeEngine(), FakeDecoders())
+    with serving(app) as url:
+        files, data = {"image": ("a.png", png)}, {"previews": "true"}
+        response = httpx.post(f"{url}/variations", files=files, data=data, headers=ACCEPT)
+    assert "VARIATIONS_PREVIEWS" in assert_problem(response, 422)["detail"]
 
 
 def test_what_is_refused_before_the_stream_keeps_its_status(
