@@ -128,6 +128,10 @@ class OwnDeadlineExceeded(DeadlineExceeded, title="Own deadline exceeded"):
     reason = OwnDeadlineOutOfReach.reason
 
 
+class AllFlagged(VariationsError, title="Stopped by the safety checker", status=422):
+    """The safety checker has stopped every picture, and the answer could hold nothing else."""
+
+
 class GenerationFailed(VariationsError, title="Generation failed"):
     """This request's pictures could not be made; others are not concerned."""
 

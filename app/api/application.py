@@ -61,8 +61,10 @@ def create_app(
             expose_headers=[
                 "retry-after",
                 "retry-after-ms",
+                "server-timing",
                 "traceresponse",
                 "x-request-id",
+                "x-seed",
                 "x-should-retry",
             ],
         )

@@ -7,10 +7,14 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.middleware.admission import AdmittedRoute
 from app.errors import NotAcceptable
+from app.pictures.encode import OutputFormat
 
-JSON, EVENTS = "application/json", "text/event-stream"
+JSON, EVENTS, ZIP = "application/json", "text/event-stream", "application/zip"
 
-OFFERED = (JSON, EVENTS)
+PICTURES = {each.media_type: each for each in OutputFormat}
+"""The formats that a picture by itself may have."""
+
+OFFERED = (JSON, EVENTS, *PICTURES, ZIP)
 """The forms of an answer, the one for callers that say nothing first."""
 
 
@@ -28,6 +32,22 @@ class NegotiatedRoute(AdmittedRoute):
             raise NotAcceptable(f"Accept allows none of the answers there are: {_listed(OFFERED)}")
         scope["state"]["accepted"] = accepted
         await super().handle(scope, receive, send)
+
+
+def suitable(accepted: Sequence[str], n: int, output_format: OutputFormat | None) -> str:
+    """The first of the accepted media types that ``n`` pictures of this format can be answered in.
+
+    Raises :class:`NotAcceptable` where there is none.
+    """
+    for media_type in accepted:
+        picture = PICTURES.get(media_type)
+        if picture is None or (n == 1 and output_format in (None, picture)):
+            return media_type
+    others = _listed([each for each in OFFERED if each not in PICTURES])
+    raise NotAcceptable(
+        f"Accept allows a picture by itself ({_listed(accepted)}): that is the answer for n=1, in "
+        f"the output_format if the form names one; for all else there are {others}"
+    )
 
 
 def acceptable(header: str, offered: Sequence[str]) -> list[str]:

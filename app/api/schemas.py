@@ -76,10 +76,8 @@ class VariationsForm(WireModel):
     """See width."""
     fit: Annotated[Fit | None, AnyCase] = Field(default=None, examples=["crop"])
     """How a picture that is not square becomes so. Default: the checkpoint's."""
-    output_format: Annotated[OutputFormat, AnyCase] = Field(
-        default=OutputFormat.PNG, examples=["png"]
-    )
-    """File format of the variations."""
+    output_format: Annotated[OutputFormat | None, AnyCase] = Field(default=None, examples=["png"])
+    """File format of the variations. Default: the one that `Accept` names, or png."""
     previews: bool = Field(default=False, examples=[True])
     """Show what the pictures become while they are made, where the service offers that; only with
     `Accept: text/event-stream`."""

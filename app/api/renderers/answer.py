@@ -4,13 +4,17 @@ import time
 from dataclasses import asdict
 
 from app.api import schemas
+from app.api.negotiation import JSON
 from app.api.submission import Submission
 from app.engine.generation import Result
 from app.pictures import Picture
 from app.pictures.encode import OutputFormat, encode_base64
 
+Answer = tuple[bytes, dict[str, str]]
+"""A body and its headers."""
 
-def render_json(submission: Submission, result: Result, output_format: OutputFormat) -> bytes:
+
+def render_json(submission: Submission, result: Result, output_format: OutputFormat) -> Answer:
     """The whole answer. Takes a while; call it in a thread."""
     began = time.perf_counter()
     variations = [
@@ -20,7 +24,7 @@ def render_json(submission: Submission, result: Result, output_format: OutputFor
     submission.admission.timeline.passed("write", began)
     summed_up = summary(submission, result, output_format)
     answer = schemas.VariationsResponse(**dict(summed_up), variations=variations)
-    return answer.model_dump_json().encode()
+    return answer.model_dump_json().encode(), {"content-type": JSON}
 
 
 def variation(

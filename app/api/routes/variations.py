@@ -12,14 +12,16 @@ from starlette.responses import Response
 from app.api import document
 from app.api.middleware.admission import TIMEOUT_HEADER
 from app.api.middleware.disconnect import unless_gone
-from app.api.negotiation import EVENTS, JSON, VARY, NegotiatedRoute
+from app.api.negotiation import EVENTS, JSON, PICTURES, VARY, ZIP, NegotiatedRoute, suitable
 from app.api.problems import documented
 from app.api.renderers.answer import render_json
 from app.api.renderers.events import EventStream, Progress
+from app.api.renderers.files import render_picture, render_zip
 from app.api.schemas import VariationsForm, VariationsResponse
 from app.api.state import service_of
 from app.api.submission import submit
 from app.errors import InvalidParameter
+from app.pictures.encode import OutputFormat
 
 BEARER = Security(HTTPBearer(auto_error=False, description="One of the service's API keys."))
 """Tells the document of the keys, and gives it a button; admission has looked at them before."""
@@ -31,9 +33,21 @@ TIMEOUT = Header(
 )
 """Tells the document of the header, which admission has read before."""
 
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+
 _ANSWERS: dict[str, Any] = {
     "description": "The pictures, in the form that `Accept` names",
-    "content": {EVENTS: document.of_events(document.EVENTS)},
+    "content": {
+        EVENTS: document.of_events(document.EVENTS),
+        **dict.fromkeys((*PICTURES, ZIP), _FILE),
+    },
+    "headers": {
+        "X-Seed": {"description": "Of a picture by itself.", "schema": {"type": "integer"}},
+        "Server-Timing": {
+            "description": "Of a picture by itself: milliseconds by stage.",
+            "schema": {"type": "string"},
+        },
+    },
 }
 
 router = APIRouter(route_class=NegotiatedRoute, tags=["variations"])
@@ -53,13 +67,14 @@ async def create_variations(
 
     The same picture, parameters and seed give the same variations, whatever else is running.
     """
-    streams = request.state.accepted[0] == EVENTS
-    _check_previews(request, form, streams=streams)
-    if streams:
+    media_type = suitable(request.state.accepted, form.n, form.output_format)
+    output_format = form.output_format or PICTURES.get(media_type, OutputFormat.PNG)
+    _check_previews(request, form, streams=media_type == EVENTS)
+    if media_type == EVENTS:
         submitting = submit(request, form.wishes(), form.image, previews=form.previews)
         submission = await unless_gone(request, submitting)
-        return EventStream(request, submission, Progress(submission, form.output_format).tell)
-    return await unless_gone(request, _answer(request, form))
+        return EventStream(request, submission, Progress(submission, output_format).tell)
+    return await unless_gone(request, _answer(request, form, media_type, output_format))
 
 
 def _check_previews(request: Request, form: VariationsForm, *, streams: bool) -> None:
@@ -72,9 +87,12 @@ def _check_previews(request: Request, form: VariationsForm, *, streams: bool) ->
         )
 
 
-async def _answer(request: Request, form: VariationsForm) -> Response:
+async def _answer(
+    request: Request, form: VariationsForm, media_type: str, output_format: OutputFormat
+) -> Response:
     submission = await submit(request, form.wishes(), form.image)
     result = await submission.result()
-    body = await asyncio.to_thread(render_json, submission, result, form.output_format)
+    render = {JSON: render_json, ZIP: render_zip}.get(media_type, render_picture)
+    body, headers = await asyncio.to_thread(render, submission, result, output_format)
     submission.answered()
-    return Response(body, media_type=JSON, headers=VARY)
+    return Response(body, headers=headers | VARY)

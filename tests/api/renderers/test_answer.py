@@ -29,9 +29,9 @@ def rendered(
 ) -> dict[str, Any]:
     parameters = replace(SHORT_REQUEST, n=len(pictures))
     result = Result(pictures, (), steps=5)
-    answer: dict[str, Any] = json.loads(
-        render_json(submission(parameters, timeline), result, output_format)
-    )
+    body, headers = render_json(submission(parameters, timeline), result, output_format)
+    assert headers == {"content-type": "application/json"}
+    answer: dict[str, Any] = json.loads(body)
     return answer
 
 
