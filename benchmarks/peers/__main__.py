@@ -13,9 +13,6 @@ from benchmarks.peers.systems import PEERS, ROOT, SYSTEMS
 from benchmarks.peers.workload import Load
 from benchmarks.report import PublishAnyway, write
 
-SHARES = (1.0, 0.8, 0.5, 1.5)
-"""Of the best peer's capacity, in the order in which they are run."""
-
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0)
 """Shares among which the highest rate that is answered in time is looked for."""
 
@@ -29,7 +26,10 @@ def main(
     only: Annotated[str, typer.Option(help="Systems, with commas; else all.")] = "",
     loads: Annotated[str, typer.Option(help="`mix`, `uniform` or both.")] = "mix,uniform",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each rate.")] = 3,
-    seconds: Annotated[float, typer.Option(help="How long a load lasts.")] = 120.0,
+    seconds: Annotated[float, typer.Option(help="How long a load lasts.")] = 90.0,
+    shares: Annotated[
+        str, typer.Option(help="Rates, of the best peer's capacity, in their order; may be empty.")
+    ] = "1,0.8,0.5,1.5",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of torch, for all; else the service chooses its own.")
     ] = None,
@@ -45,17 +45,23 @@ def main(
     """
     chosen = [name for name in only.split(",") if name] or list(QUICK if quick else SYSTEMS)
     kept = folder or ROOT / "out" / "peers" / ("quick" if quick else "full")
-    shares, seed_list = (SHARES[:1], [1]) if quick else (SHARES, list(range(1, seeds + 1)))
+    seed_list = [1] if quick else list(range(1, seeds + 1))
+    rates = (1.0,) if quick else tuple(float(share) for share in shares.split(",") if share)
     load_list = _checked(chosen, ["mix"] if quick else loads.split(","))
     if fresh:
         shutil.rmtree(kept, ignore_errors=True)
     cores = len(os.sched_getaffinity(0))
-    options = Options(40.0 if quick else seconds, threads or cores, threads is not None)
+    options = Options(
+        seconds=40.0 if quick else seconds,
+        threads=threads or cores,
+        service_threads=threads is not None,
+        repeats=1 if quick else 3,
+    )
     try:
         campaign = Campaign(kept, options, publish_anyway)
     except ValueError as error:
         raise typer.BadParameter(f"{error}; --fresh forgets them") from None
-    compare(campaign, chosen, load_list, shares, seed_list, search=search and not quick)
+    compare(campaign, chosen, load_list, rates, seed_list, search=search and not quick)
 
 
 def _checked(chosen: list[str], loads: list[str]) -> list[Load]:

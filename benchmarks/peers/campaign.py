@@ -27,7 +27,6 @@ PICTURE = ROOT / "docs" / "pictures" / "coffee.jpg"
 OUTSTANDING = 32
 SINGLES = 7
 WARM_UP = [workload.Item(1, 10, g, s) for g in (1.0, 3.0) for s in workload.SCHEDULERS] * 4
-SOLO_REPEATS = 3
 
 Loop = Literal["solo", "closed", "open"]
 
@@ -59,13 +58,15 @@ class Outcome:
 class Options:
     """What all runs have in common; runs of other options are in another folder.
 
-    ``seconds`` is how long a load lasts, ``threads`` what torch is told by ``OMP_NUM_THREADS``.
+    ``seconds`` is how long a load lasts, ``repeats`` how often each kind of request is made alone,
+    ``threads`` what torch is told by ``OMP_NUM_THREADS``.
     The service is told nothing where ``service_threads`` is false: it chooses by itself.
     """
 
     seconds: float
     threads: int
     service_threads: bool = False
+    repeats: int = 3
     model: Path = DEMO
     picture: Path = PICTURE
 
@@ -176,7 +177,7 @@ def _planned(plan: Callable[..., Plan], task: Task, options: Options) -> Plan:
     items = workload.requests(task.load, task.seed)
     match task.loop:
         case "solo":
-            return plan(list(workload.kinds(task.load).values()) * SOLO_REPEATS)
+            return plan(list(workload.kinds(task.load).values()) * options.repeats)
         case "closed":
             enough = list(islice(items, int(20 * options.seconds)))
             return plan(enough, outstanding=OUTSTANDING, seconds=options.seconds)

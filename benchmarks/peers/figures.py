@@ -18,7 +18,8 @@ GOOD_SHARE = 0.9
 """Of requests answered in time: the highest rate that still has it is a figure of a system."""
 
 BURST_GAP = 0.25
-"""Seconds without an answer that end a burst of answers: those of one batch come together."""
+"""Of the mean time from answer to answer, without one of which a burst ends: those of one batch
+come together."""
 
 Solo = Mapping[str, float]
 """Seconds alone of each kind of request."""
@@ -86,12 +87,11 @@ def throughput(records: Sequence[Record], outstanding: int) -> float | None:
     of the steady state. ``None`` where there is no such window.
     """
     answered = sorted(record.sent + record.seconds for record in records if record.good)
-    ends = [
-        one for one, following in pairwise([*answered, math.inf]) if following - one > BURST_GAP
-    ]
-    steady = [
-        end for end in ends if len(answered) > outstanding and end >= answered[outstanding - 1]
-    ]
+    if len(answered) <= outstanding:
+        return None
+    gap = BURST_GAP * (answered[-1] - answered[0]) / len(answered)
+    ends = [one for one, following in pairwise([*answered, math.inf]) if following - one > gap]
+    steady = [end for end in ends if end >= answered[outstanding - 1]]
     if len(steady) < 2:
         return None
     began, ended = steady[0], steady[-1]

@@ -50,21 +50,16 @@ def _single(campaign: Campaign, system: str) -> float | None:
 
 
 def _open(campaign: Campaign, own: Sequence[Outcome]) -> dict[float, Latencies]:
-    """Latencies by share, the seeds together."""
+    """Latencies by share, the seeds together; of the last rate that was such a share."""
+    tasks = [outcome.task for outcome in own if outcome.task.share is not None]
+    rates = {task.share: task.rate for task in tasks}
     records: dict[float, list[Record]] = {}
     for outcome in own:
-        if outcome.task.share is not None:
-            records.setdefault(outcome.task.share, []).extend(outcome.records)
+        share = outcome.task.share
+        if share is not None and outcome.task.rate == rates[share]:
+            records.setdefault(share, []).extend(outcome.records)
     solo = campaign.solo(own[0].task.load) if records else {}
     return {share: Latencies.of(those, solo) for share, those in sorted(records.items())}
-
-
-def best_capacity(figures: Sequence[Figures], load: Load) -> float:
-    """The most requests a second of a peer that does not batch by step."""
-    return max(
-        (one.closed or 0.0 for one in figures if one.load == load and by_request(one.system)),
-        default=0.0,
-    )
 
 
 def by_request(system: str) -> bool:
