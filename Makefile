@@ -68,6 +68,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 benchmark: install
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.batching
 
 # The servers that this one is compared with, in an environment of their own.

@@ -1,41 +1,27 @@
-"""The gain of batching by step: ``python -m benchmarks.batching``.
+"""The gain of batching by step over HTTP: ``python -m benchmarks.batching``.
 
-Two measurements, each a ratio within one run because machines differ and are noisy:
-
-* the seconds of one step and the pictures a second with 1, 2, 4, 8 and 16 samples in it,
-* eight mixed requests over HTTP, one after the other and all at once, against a real server.
-
-``--model full-size`` measures the Stable Diffusion 1 architecture with random weights instead of
-the built-in checkpoint; ``--device cuda`` and ``--dtype`` are what they are in the settings.
+Eight mixed requests, one after the other and all at once, against a real server: a ratio within one
+run, because machines differ and are noisy. What a step takes is measured by ``benchmarks.engine``.
 """
 
-import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
-import numpy as np
-import torch
 import typer
 from PIL import Image
 
-from app.parameters import Condition, ModelConfig, Scheduler
-from app.pipeline import Pipeline, Sample
+from benchmarks.report import PublishAnyway, recording, write
 
-SAMPLES = (1, 2, 4, 8, 16)
 REQUESTS: tuple[dict[str, Any], ...] = (
     {"scheduler": "pndm", "num_inference_steps": 20, "guidance_scale": 3.0, "n": 1},
     {"scheduler": "ddim", "num_inference_steps": 30, "guidance_scale": 2.0, "n": 1},
@@ -46,50 +32,6 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"scheduler": "heun", "num_inference_steps": 12, "guidance_scale": 4.0, "n": 1},
     {"scheduler": "deis", "num_inference_steps": 20, "guidance_scale": 1.5, "n": 1},
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """The median step of one batch size; a picture is 50 such steps."""
-
-    samples: int
-    rows: int
-    step_seconds: float
-    pictures_per_second: float
-    gain_over_one: float
-
-
-def measure_steps(pipeline: Pipeline, steps: int) -> list[StepTime]:
-    """Seconds of a guided step for each size of batch, after one warm-up step."""
-    first: float | None = None
-    measured = []
-    for samples in SAMPLES:
-        seconds = _median_step(pipeline, _start(pipeline, samples, steps + 2))
-        rate = samples / (seconds * 50)
-        first = first or rate
-        measured.append(StepTime(samples, 2 * samples, seconds, rate, rate / first))
-    return measured
-
-
-def _start(pipeline: Pipeline, samples: int, steps: int) -> list[Sample]:
-    parameters = pipeline.model.defaults(
-        n=samples, guidance_scale=3.0, num_inference_steps=steps, scheduler=Scheduler.DDIM
-    )
-    width, height = parameters.size
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    pixels = pipeline.preprocessing(noise, parameters.fit)
-    rows = pipeline.condition(Condition.guided(pixels, parameters.guidance_scale))
-    return [pipeline.start(rows, parameters, index) for index in range(samples)]
-
-
-def _median_step(pipeline: Pipeline, samples: list[Sample]) -> float:
-    pipeline.step(samples).wait()
-    seconds = []
-    while samples[0].steps_left:
-        begin = time.perf_counter()
-        pipeline.step(samples).wait()
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
 
 
 def measure_requests(server: str, repeats: int) -> dict[str, Any]:
@@ -163,50 +105,23 @@ def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"the server ended with {process.returncode} before it was ready")
 
 
-def _machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} × {platform.machine()}"
-
-
 def main(
-    model: Annotated[str, typer.Option(help="`demo`, a checkpoint, or `full-size`.")] = "demo",
+    model: Annotated[str, typer.Option(help="`demo`, or a checkpoint.")] = "demo",
     device: Annotated[str, typer.Option()] = "auto",
     dtype: Annotated[str, typer.Option()] = "auto",
-    steps: Annotated[int, typer.Option(help="Steps timed for each size.")] = 20,
-    repeats: Annotated[int, typer.Option(help="Rounds of the eight requests; 0: none.")] = 5,
-    output: Annotated[Path, typer.Option()] = Path("benchmarks/results/batching.json"),
+    repeats: Annotated[int, typer.Option(help="Rounds of the eight requests.")] = 5,
+    publish_anyway: PublishAnyway = False,
 ) -> None:
-    """Measure and write the figures as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        name = model
-        if model == "full-size":
-            from tests.support.checkpoints import make_checkpoint  # noqa: PLC0415
-
-            make_checkpoint(Path(folder), kind="sd1")
-            model = folder
-        environment = {
-            "VARIATIONS_MODEL": model,
-            "VARIATIONS_DEVICE": device,
-            "VARIATIONS_DTYPE": dtype,
-        }
-        pipeline = Pipeline.load(ModelConfig(model, device=device, dtype=dtype))
-        figures: dict[str, Any] = {
-            "command": f"python -m benchmarks.batching --model {name} --device {device}",
-            "machine": _machine(pipeline.model.device),
-            "device": pipeline.model.device,
-            "dtype": pipeline.model.dtype,
-            "torch": torch.__version__,
-            "size": list(pipeline.model.sizes[0]),
-            "steps": [asdict(row) for row in measure_steps(pipeline, steps)],
-        }
-        del pipeline
-        if repeats:
-            with serving(environment) as address:
-                figures["requests"] = measure_requests(address, repeats)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(figures, indent=2) + "\n")
-    typer.echo(output.read_text())
+    """Measure and hand in the figures."""
+    environment = {
+        "VARIATIONS_MODEL": model,
+        "VARIATIONS_DEVICE": device,
+        "VARIATIONS_DTYPE": dtype,
+    }
+    with recording() as run, serving(environment) as address:
+        found = measure_requests(address, repeats)
+    figures = {"model": model, "device": device, "dtype": dtype, **found}
+    write("batching", run, figures, [found], publish_anyway=publish_anyway)
 
 
 if __name__ == "__main__":
