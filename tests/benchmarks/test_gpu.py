@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
@@ -15,10 +15,9 @@ def test_a_dry_run_passes_its_stages_and_writes_after_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[dict[str, object]] = []
-    write = gpu.write
 
     def noting(*args: object, **options: object) -> Path:
-        path = write(*args, **options)  # type: ignore[arg-type]
+        path = report.write(*args, **options)  # type: ignore[arg-type]
         written.append(json.loads(path.read_text())["figures"])
         return path
 
