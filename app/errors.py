@@ -58,6 +58,14 @@ class InvalidParameter(BadInput, title="Parameter not valid"):
     """A parameter is out of its range or of the wrong type."""
 
 
+class UnknownModel(BadInput, title="No such model", status=404):
+    """Another model is asked for than the one that is served."""
+
+
+class NoSuchPicture(VariationsError, title="No such picture", status=404):
+    """At this address there is no picture, or no longer."""
+
+
 class NotAuthorized(VariationsError, title="Not authorized", status=401):
     """The API key is missing, or not one of those that are accepted."""
 

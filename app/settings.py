@@ -129,6 +129,11 @@ class Settings(BaseSettings):
     """Seconds in which an upload must be decoded; what takes longer gets 413."""
     decode_cpu_seconds: int = Field(default=20, ge=1)
     """Seconds of the processor that decoding an upload may take; more gets 413."""
+    url_seconds: Seconds = 3600.0
+    """Seconds for which a picture is found at the URL that an answer to OpenAI's SDK tells."""
+    url_bytes: int = Field(default=128 * 2**20, ge=2**20)
+    """Most bytes of such pictures, in memory; where there are more the oldest go, of the API key
+    that has the most."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged."""
     log_format: Literal["auto", "text", "json"] = "auto"

@@ -17,9 +17,10 @@ from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
 from app.api.middleware.origins import AllowedHosts, SameOrigin
 from app.api.middleware.proxies import Proxies
+from app.api.routes import openai, pictures, variations
 from app.api.routes import service as pages
-from app.api.routes import variations
 from app.api.state import Service
+from app.api.store import PictureStore
 from app.engine.engine import Engine
 from app.engine.process import HUB_TOKENS
 from app.engine.watchdog import Timeouts
@@ -82,10 +83,10 @@ def create_app(
     )
     problems.install(app)
     app.include_router(pages.router)
-    app.include_router(
-        variations.router, dependencies=[variations.BEARER] if settings.api_keys else None
-    )
-    document.install(app, document.EVENTS)
+    app.include_router(pictures.router)
+    for router in (variations.router, openai.images, openai.router):
+        app.include_router(router, dependencies=[variations.BEARER] if settings.api_keys else None)
+    document.install(app, document.EVENTS, document.OPENAI_EVENTS)
     return app
 
 
@@ -125,6 +126,7 @@ def _create_service(
         keys=Keys([key.get_secret_value() for key in settings.api_keys]),
         limiter=Limiter(settings.max_queue, settings.key_quota, engine.finishes),
         tracing=tracing_to(settings.otlp_endpoint, __version__),
+        pictures=PictureStore(settings.url_bytes, settings.url_seconds),
     )
     metrics.engine.predict_wait(service.predicted_wait)
     return service

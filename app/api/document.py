@@ -7,9 +7,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from app.api import problems, schemas
+from app.api import openai, problems, schemas
 
 _REFERENCE = "#/components/schemas/{model}"
+_UNTOLD = "HTTPValidationError"
 
 EVENTS: Mapping[str, type[BaseModel]] = {
     "queued": schemas.Queued,
@@ -21,6 +22,14 @@ EVENTS: Mapping[str, type[BaseModel]] = {
     "error": schemas.Problem,
 }
 """The events of ``POST /variations`` and their data."""
+
+OPENAI_EVENTS: Mapping[str, type[BaseModel]] = {
+    "image_edit.partial_image": openai.PartialImage,
+    "image_edit.completed": openai.CompletedImage,
+    "image_edit.flagged": openai.FlaggedImage,
+    "error": openai.ErrorResponse,
+}
+"""The events of ``POST /v1/images/variations`` and their data."""
 
 
 def of_events(events: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
@@ -39,7 +48,10 @@ def _event(name: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def install(app: FastAPI, *events: Mapping[str, type[BaseModel]]) -> None:
-    """Complete the application's document: media types of problems, the data of ``events``."""
+    """Complete the application's document: media types of problems, the data of ``events``.
+
+    FastAPI's own answer to a wrong form is never given.
+    """
     fastapis = app.openapi
     models = {model for each in events for model in each.values()}
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
@@ -50,16 +62,20 @@ def install(app: FastAPI, *events: Mapping[str, type[BaseModel]]) -> None:
         schema = fastapis()
         _, definitions = models_json_schema(modes, ref_template=_REFERENCE)
         known = schema["components"]["schemas"]
-        schema["components"]["schemas"] = definitions["$defs"] | known
-        for response in _responses(schema):
-            content = response.get("content", {})
-            if "/Problem" in str(content.get("application/json")):
-                content[problems.MEDIA_TYPE] = content.pop("application/json")
+        known.update({k: v for k, v in definitions["$defs"].items() if k not in known})
+        for responses in _responses(schema):
+            if _UNTOLD in str(responses.get("422")):
+                del responses["422"]
+            for content in (one.get("content", {}) for one in responses.values()):
+                if "/Problem" in str(content.get("application/json")):
+                    content[problems.MEDIA_TYPE] = content.pop("application/json")
+        for name in (_UNTOLD, "ValidationError"):
+            known.pop(name, None)
         return schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
 def _responses(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    operations = [one for path in schema["paths"].values() for one in path.values()]
-    return [one for each in operations for one in each["responses"].values()]
+    """The responses of each operation, by status."""
+    return [one["responses"] for path in schema["paths"].values() for one in path.values()]

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from app import errors
+from app.api import openai
 from app.api.schemas import FieldProblem, Problem
 from app.api.state import RETRY_UNKNOWN, service_of
 from app.errors import VariationsError
@@ -77,7 +78,33 @@ def problem(
     retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem as a response. Without a ``kind`` the status says all (``about:blank``)."""
+    """A problem as a response. Without a ``kind`` the status says all (``about:blank``).
+
+    Where OpenAI's SDK is to read it, it is an error of OpenAI's instead.
+    """
+    retry = {}
+    if retry_after is not None:  # in milliseconds for the clients that read them first
+        retry["retry-after"] = str(max(1, math.ceil(retry_after)))
+        retry["retry-after-ms"] = str(max(1, math.ceil(1000 * retry_after)))
+    if openai.speaks_openai(scope):
+        error = openai.error_response(status, detail, kind, fields)
+        body, media_type = error.model_dump_json(), "application/json"
+        status = openai.error_status(status)
+    else:
+        body, media_type = _body(scope, status, detail, kind, fields, retry_after), MEDIA_TYPE
+    return Response(
+        body, status_code=status, headers={**retry, **(headers or {})}, media_type=media_type
+    )
+
+
+def _body(
+    scope: Scope,
+    status: int,
+    detail: str,
+    kind: type[VariationsError] | None,
+    fields: Sequence[FieldProblem],
+    retry_after: float | None,
+) -> str:
     body = Problem(
         type=f"urn:variations:{_WORDS.sub('-', kind.__name__).lower()}" if kind else "about:blank",
         title=kind.title if kind else HTTPStatus(status).phrase,
@@ -88,16 +115,7 @@ def problem(
         errors=list(fields),
         retry_after=None if retry_after is None else round(retry_after, 3),
     )
-    retry = {}
-    if retry_after is not None:  # in milliseconds for the clients that read them first
-        retry["retry-after"] = str(max(1, math.ceil(retry_after)))
-        retry["retry-after-ms"] = str(max(1, math.ceil(1000 * retry_after)))
-    return Response(
-        body.model_dump_json(exclude_none=True),
-        status_code=status,
-        headers={**retry, **(headers or {})},
-        media_type=MEDIA_TYPE,
-    )
+    return body.model_dump_json(exclude_none=True)
 
 
 def of_error(scope: Scope, error: VariationsError) -> Response:

@@ -1,6 +1,6 @@
 """The wire models: what a request may carry and what an answer looks like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from fastapi import File, UploadFile
@@ -46,8 +46,8 @@ def _without_null(schema: dict[str, Any]) -> None:
             del field["default"]
 
 
-class VariationsForm(WireModel):
-    """The form of ``POST /variations``. A field left out or left empty takes its default."""
+class GenerationForm(WireModel):
+    """The fields of all forms. A field left out or left empty takes its default."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null)
 
@@ -70,21 +70,27 @@ class VariationsForm(WireModel):
     checkpoint's."""
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, examples=[7])
     """Variation i is made from seed + i. Default: random, and reported."""
-    width: int | None = Field(default=None, ge=1)
-    """With height, one of the model's sizes as `GET /` lists them."""
-    height: int | None = Field(default=None, ge=1)
-    """See width."""
     fit: Annotated[Fit | None, AnyCase] = Field(default=None, examples=["crop"])
     """How a picture that is not square becomes so. Default: the checkpoint's."""
     output_format: Annotated[OutputFormat | None, AnyCase] = Field(default=None, examples=["png"])
     """File format of the variations. Default: the one that `Accept` names, or png."""
-    previews: bool = Field(default=False, examples=[True])
-    """Show what the pictures become while they are made, where the service offers that; only with
-    `Accept: text/event-stream`."""
 
     def wishes(self) -> Wishes:
         """All that the form asks of the model."""
-        return Wishes(**self.model_dump(exclude={"image", "output_format", "previews"}))
+        names = {field.name for field in fields(Wishes)}
+        return Wishes(**self.model_dump(include=names))
+
+
+class VariationsForm(GenerationForm):
+    """The form of ``POST /variations``."""
+
+    width: int | None = Field(default=None, ge=1)
+    """With height, one of the model's sizes as `GET /` lists them."""
+    height: int | None = Field(default=None, ge=1)
+    """See width."""
+    previews: bool = Field(default=False, examples=[True])
+    """Show what the pictures become while they are made, where the service offers that; only with
+    `Accept: text/event-stream`."""
 
 
 class Model(WireModel):

@@ -1,11 +1,13 @@
 """The state that the handlers share."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
 from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
+from app.api.store import PictureStore
 from app.engine.engine import Engine
 from app.errors import Draining, NotReady
 from app.metrics import Metrics
@@ -30,6 +32,9 @@ class Service:
     keys: Keys
     limiter: Limiter
     tracing: Tracing
+    pictures: PictureStore
+    since: int = field(default_factory=lambda: int(time.time()))
+    """Unix time at which it was made."""
     draining: bool = False
     """About to end: nothing new is accepted, and what was accepted is finished."""
 

@@ -56,6 +56,15 @@ class Submission:
         self.service.metrics.http.stages(self.admission.timeline.seconds())
 
 
+def check_previews(request: Request, *, wished: bool, field: str) -> None:
+    """Raise :class:`InvalidParameter` where this field wishes previews and there are none."""
+    if wished and not service_of(request).settings.offers_previews():
+        raise InvalidParameter(
+            "Previews are switched off here (VARIATIONS_PREVIEWS): nothing could check them",
+            field=field,
+        )
+
+
 async def submit(
     request: Request, wishes: Wishes, image: UploadFile, *, previews: bool = False
 ) -> Submission:

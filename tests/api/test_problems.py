@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.api import problems
+from app.api import openai, problems
 from app.engine.lifecycle import WorkerState
 from app.errors import (
     AttemptsExhausted,
@@ -34,7 +34,8 @@ def tree(kind: type[VariationsError]) -> Iterator[type[VariationsError]]:
 def test_every_error_has_a_title_of_its_own_and_a_status_that_is_documented() -> None:
     kinds = list(tree(VariationsError))
     assert len({kind.title for kind in kinds}) == len(kinds)
-    assert {kind.status for kind in kinds} == set(problems.documented())
+    documented = problems.documented() | openai.documented()
+    assert {kind.status for kind in kinds} == set(documented)
 
 
 @pytest.mark.parametrize(

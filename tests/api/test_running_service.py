@@ -5,9 +5,10 @@ import io
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,13 +23,19 @@ from tests.support.pictures import quarters
 from tests.support.problems import assert_problem
 from tests.support.processes import ServiceProcess, service_process
 from tests.support.scrape import eventually, value
+from tests.support.sdk import SDKS, Sdk
 from tests.support.sockets import RESET_ON_CLOSE, send_request
 
 
 @pytest.fixture(scope="module")
 def running(tiny_checkpoint: Path) -> Iterator[ServiceProcess]:
     with service_process(
-        model=str(tiny_checkpoint), device="cpu", dtype="float32", max_rows="16", max_queue="16"
+        model=str(tiny_checkpoint),
+        device="cpu",
+        dtype="float32",
+        max_rows="16",
+        max_queue="16",
+        previews="on",
     ) as service:
         service.wait_for("ready:")
         yield service
@@ -156,6 +163,26 @@ def test_a_stream_of_events_brings_the_same_pictures(
     for one, other in zip(pictures(post(**wish)), (streamed[0], streamed[1]), strict=True):
         assert_same(one, picture(other["b64_json"]))
     assert done["parameters"]["seed"] == 3
+
+
+LONG_WISH: dict[str, Any] = {"scheduler": "heun", "num_inference_steps": 100, "seed": 3}
+
+
+def test_a_picture_is_shown_while_it_is_made(client: httpx.Client, png: bytes) -> None:
+    told = all_events(client, png, **LONG_WISH, previews="true")
+    shown = [data for name, data in told if name == "preview"]
+    assert shown
+    assert {picture(one["b64_json"]).shape for one in shown} == {(32, 32, 3)}
+
+
+@pytest.mark.parametrize("make", SDKS.values(), ids=SDKS)
+def test_openais_sdk_streams_the_same_picture(
+    post: Post, url: str, png: bytes, make: Callable[[str], Sdk]
+) -> None:
+    *_, last = make(url).stream(png, partial_images=3, **LONG_WISH)
+    assert last.type == "image_edit.completed"
+    [alone] = pictures(post(**LONG_WISH))
+    assert_same(picture(last.b64_json), alone)
 
 
 def test_ctrl_c_while_it_starts_ends_it_cleanly(tiny_checkpoint: Path) -> None:

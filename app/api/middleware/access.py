@@ -27,6 +27,8 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+_UNTOLD = "/pictures/{name}"
+"""A route whose paths are for those who were told them, and not for whoever reads the log."""
 _PROBES = ("/healthz", "/readyz", "/metrics")
 
 
@@ -85,6 +87,8 @@ class Access:
         # that it cannot forge log lines.
         route = str(getattr(scope.get("route"), "path", "other"))
         path = (scope.get("raw_path") or b"").decode("ascii", "backslashreplace")[:200]
+        if route == _UNTOLD:
+            path = route
         extra = {
             "request_id": request_id,
             "route": route,

@@ -72,15 +72,17 @@ class EventStream(EventSourceResponse):
     async def _tell_all(self) -> AsyncGenerator[bytes, None]:
         admission = self._submission.admission
         left = admission.seconds - admission.timeline.total()
+        said = time.monotonic()
         try:
             async with aclosing(_heard(self._submission.generation, left)) as events:
                 async for event in events:
-                    if event is None:
-                        yield KEEPALIVE_COMMENT
-                    elif isinstance(event, Failed):
+                    if isinstance(event, Failed):
                         raise event.error
-                    elif words := await self._tell(event):
-                        yield words
+                    words = await self._tell(event) if event else b""
+                    silent = event is None or time.monotonic() >= said + HEARTBEAT_SECONDS
+                    if words or silent:
+                        yield words or KEEPALIVE_COMMENT
+                        said = time.monotonic()
         except TimeoutError:
             yield self._failed(admission.out_of_time())
         except VariationsError as error:

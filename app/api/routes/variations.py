@@ -18,8 +18,7 @@ from app.api.renderers.answer import render_json
 from app.api.renderers.events import EventStream, Progress
 from app.api.renderers.files import render_picture, render_zip
 from app.api.schemas import VariationsForm, VariationsResponse
-from app.api.state import service_of
-from app.api.submission import submit
+from app.api.submission import check_previews, submit
 from app.errors import InvalidParameter
 from app.pictures.encode import OutputFormat
 
@@ -80,11 +79,7 @@ async def create_variations(
 def _check_previews(request: Request, form: VariationsForm, *, streams: bool) -> None:
     if form.previews and not streams:
         raise InvalidParameter(f"Previews come only with Accept: {EVENTS}", field="previews")
-    if form.previews and not service_of(request).settings.offers_previews():
-        raise InvalidParameter(
-            "Previews are switched off here (VARIATIONS_PREVIEWS): nothing could check them",
-            field="previews",
-        )
+    check_previews(request, wished=form.previews, field="previews")
 
 
 async def _answer(

@@ -1,0 +1,144 @@
+"""OpenAI's images API for its SDK: ``POST /v1/images/variations`` and ``GET /v1/models``."""
+
+import asyncio
+import math
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form
+from pydantic.json_schema import SkipJsonSchema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api import document, openai
+from app.api.middleware.admission import Admission, AdmittedRoute
+from app.api.middleware.disconnect import unless_gone
+from app.api.negotiation import EVENTS
+from app.api.renderers.events import EventStream
+from app.api.renderers.openai import Images, render_images, written
+from app.api.routes.variations import TIMEOUT
+from app.api.state import service_of
+from app.api.submission import Submission, check_previews, submit
+from app.errors import InvalidParameter, UnknownModel
+from app.parameters import ModelInfo, Size, Wishes
+from app.pictures.encode import OutputFormat
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+images = APIRouter(prefix="/v1/images", route_class=AdmittedRoute, tags=["OpenAI"])
+
+_ANSWERS: dict[str, Any] = {
+    "description": "The pictures; with `stream` as events",
+    "content": {EVENTS: document.of_events(document.OPENAI_EVENTS)},
+}
+
+
+@images.post(
+    "/variations",
+    response_model=openai.ImagesResponse,
+    responses=openai.documented() | {200: _ANSWERS},
+)
+async def create_variation(
+    request: Request,
+    form: Annotated[openai.VariationForm, Form(media_type="multipart/form-data")],
+    _timeout: Annotated[float | SkipJsonSchema[None], TIMEOUT] = None,
+) -> Response:
+    """Make variations of an uploaded picture, as OpenAI's clients ask for them."""
+    admission: Admission = request.state.admission
+    _check_model(form.model, admission.model)
+    _check_stream(form)
+    check_previews(request, wished=form.partial_images > 0, field="partial_images")
+    wishes = _sized(form.wishes(), form.size, admission.model)
+    output_format = form.output_format or OutputFormat.PNG
+    if form.stream:
+        submitting = submit(request, wishes, form.image, previews=form.partial_images > 0)
+        submission = await unless_gone(request, submitting)
+        images = Images(submission, output_format, form.partial_images)
+        return EventStream(request, submission, images.tell)
+    return await unless_gone(request, _answer(request, form, wishes, output_format))
+
+
+async def _answer(
+    request: Request, form: openai.VariationForm, wishes: Wishes, output_format: OutputFormat
+) -> Response:
+    submission = await submit(request, wishes, form.image)
+    result = await submission.result()
+    files = await asyncio.to_thread(written, submission, result, output_format)
+    urls = None
+    if form.response_format != "b64_json":
+        urls = _stored(request, submission, [file for file in files if file], output_format)
+    answer = render_images(submission, result, output_format, files, urls)
+    body = await asyncio.to_thread(answer.model_dump_json, exclude_none=True)
+    submission.answered()
+    return Response(body, media_type="application/json")
+
+
+def _stored(
+    request: Request, submission: Submission, files: list[bytes], output_format: OutputFormat
+) -> list[str]:
+    """Addresses at which the files are found for a while."""
+    store, caller = submission.service.pictures, submission.admission.caller
+    names = store.put(files, output_format.media_type, caller)
+    return [f"{request.base_url}pictures/{name}" for name in names]
+
+
+def _check_model(wished: str | None, model: ModelInfo) -> None:
+    if wished not in (None, model.id):
+        raise UnknownModel(
+            f"The model {wished[:80]!r} is not served here: model can be {model.id}, or left out",
+            field="model",
+        )
+
+
+def _check_stream(form: openai.VariationForm) -> None:
+    if form.partial_images and not form.stream:
+        raise InvalidParameter(
+            "Previews come only in a stream: with stream=true", field="partial_images"
+        )
+    if form.stream and form.response_format == "url":
+        raise InvalidParameter(
+            "A stream brings the data: response_format can be b64_json, or left out",
+            field="response_format",
+        )
+
+
+def _sized(wishes: Wishes, wished: str | None, model: ModelInfo) -> Wishes:
+    """The wishes with the size that is nearest to the wished one, in shape first, then in area."""
+    if wished in (None, "auto"):
+        return wishes
+    wide, high = map(int, wished.split("x"))
+
+    def distance(size: Size) -> tuple[float, float]:
+        width, height = size[0] / wide, size[1] / high
+        return abs(math.log(width / height)), abs(math.log(width * height))
+
+    width, height = min(model.sizes, key=distance)
+    return replace(wishes, width=width, height=height)
+
+
+@router.get("/models", response_model=openai.ModelList, responses=openai.documented(401, 503))
+async def list_models(request: Request) -> openai.ModelList:
+    """The model that is served."""
+    return openai.ModelList(data=[_model(request)])
+
+
+@router.get(
+    "/models/{model:path}",
+    response_model=openai.ModelObject,
+    responses=openai.documented(401, 404, 503),
+)
+async def get_model(request: Request, model: str) -> openai.ModelObject:
+    """The model that is served, by its id."""
+    served = _model(request)
+    if model != served.id:
+        raise UnknownModel(
+            f"The model {model[:80]!r} is not served here, but {served.id}", field="model"
+        )
+    return served
+
+
+def _model(request: Request) -> openai.ModelObject:
+    service = service_of(request)
+    service.keys.caller(request.headers)
+    model, _ = service.model()
+    return openai.ModelObject(id=model.id, created=service.since)
