@@ -88,7 +88,7 @@ class VariationsForm(GenerationForm):
     """With height, one of the model's sizes as `GET /` lists them."""
     height: int | None = Field(default=None, ge=1)
     """See width."""
-    previews: bool = Field(default=False, examples=[True])
+    previews: bool = Field(default=False, examples=[False])
     """Show what the pictures become while they are made, where the service offers that; only with
     `Accept: text/event-stream`."""
 

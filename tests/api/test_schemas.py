@@ -32,7 +32,7 @@ def form(client: httpx.Client) -> dict[str, Any]:
 
 def test_a_form_asks_for_every_wish_and_nothing_else_but_the_format() -> None:
     names = {field.name for field in fields(Wishes)}
-    assert set(VariationsForm.model_fields) == names | {"image", "output_format"}
+    assert set(VariationsForm.model_fields) == names | {"image", "output_format", "previews"}
 
 
 def test_the_fields_of_a_form_become_wishes_of_their_types() -> None:

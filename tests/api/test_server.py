@@ -20,9 +20,9 @@ from app.settings import Settings
 from tests.support.fakes import FakeDecoders, FakeEngine
 
 class Holding(FakeEngine):
-    def submit(self, *request):
+    def submit(self, *request, **options):
         print("began", flush=True)
-        return super().submit(*request)
+        return super().submit(*request, **options)
 
 engine = Holding()
 engine.gate.held = True

@@ -79,6 +79,7 @@ class Access:
             await problems.problem(scope, 500, detail)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - began
+            status = scope["state"].get("ended_as", status)  # of a stream, whose head says 200
             self._record(scope, method, status or problems.CLIENT_GONE, seconds)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:

@@ -42,7 +42,8 @@ Tell = Callable[[Event], Awaitable[bytes]]
 class EventStream(EventSourceResponse):
     """Tells the events of a submission, and its error if it has one as the last.
 
-    Ends early where the client goes away.
+    Ends early where the client goes away. In log and metrics it has the status that such an error
+    has by itself, and that of a client that has gone.
     """
 
     def __init__(self, request: Request, submission: Submission, tell: Tell) -> None:
@@ -61,6 +62,7 @@ class EventStream(EventSourceResponse):
             await unless_gone(self._request, self._send_all(send))
         except ClientDisconnect:  # who would read a problem?
             self._submission.failed()
+            self._request.state.ended_as = problems.CLIENT_GONE
         # Last, so that who has read it finds the place free that this request had.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -71,10 +73,9 @@ class EventStream(EventSourceResponse):
 
     async def _tell_all(self) -> AsyncGenerator[bytes, None]:
         admission = self._submission.admission
-        left = admission.seconds - admission.timeline.total()
         said = time.monotonic()
         try:
-            async with aclosing(_heard(self._submission.generation, left)) as events:
+            async with aclosing(_heard(self._submission.generation, admission.left)) as events:
                 async for event in events:
                     if isinstance(event, Failed):
                         raise event.error
@@ -91,6 +92,7 @@ class EventStream(EventSourceResponse):
     def _failed(self, error: VariationsError) -> bytes:
         self._submission.failed()
         problem = problems.counted(self._request, error)
+        self._request.state.ended_as = problem.status_code
         return format_sse_event(event="error", data_str=bytes(problem.body).decode())
 
 

@@ -37,8 +37,11 @@ def render_images(
     output_format: OutputFormat,
     files: Sequence[bytes | None],
     urls: Sequence[str] | None,
-) -> openai.ImagesResponse:
-    """The answer of ``POST /v1/images/variations``: with ``urls`` of those not flagged, or data."""
+) -> bytes:
+    """The answer of ``POST /v1/images/variations``: with ``urls`` of those not flagged, or data.
+
+    Takes a while; call it in a thread.
+    """
     parameters = submission.parameters
     addresses = iter(urls or ())
     data, flagged = [], []
@@ -51,7 +54,7 @@ def render_images(
         else:
             data.append(openai.Image(**whose, b64_json=base64.b64encode(file).decode()))
     summed_up = summary(submission, result, output_format)
-    return openai.ImagesResponse(
+    answer = openai.ImagesResponse(
         created=summed_up.created,
         data=data,
         size=_size(submission),
@@ -61,6 +64,7 @@ def render_images(
         parameters=summed_up.parameters,
         timings=summed_up.timings,
     )
+    return answer.model_dump_json(exclude_none=True).encode()
 
 
 class Images:

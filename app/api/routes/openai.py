@@ -67,8 +67,7 @@ async def _answer(
     urls = None
     if form.response_format != "b64_json":
         urls = _stored(request, submission, [file for file in files if file], output_format)
-    answer = render_images(submission, result, output_format, files, urls)
-    body = await asyncio.to_thread(answer.model_dump_json, exclude_none=True)
+    body = await asyncio.to_thread(render_images, submission, result, output_format, files, urls)
     submission.answered()
     return Response(body, media_type="application/json")
 

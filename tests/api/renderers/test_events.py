@@ -19,7 +19,7 @@ from tests.support.client import Post
 from tests.support.events import ACCEPT, all_events, streaming
 from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.problems import assert_problem
-from tests.support.scrape import value
+from tests.support.scrape import eventually, value
 from tests.support.serving import serving
 
 
@@ -107,12 +107,15 @@ def test_what_is_refused_before_the_stream_keeps_its_status(
 def test_an_error_after_the_beginning_is_the_last_event(
     client: httpx.Client, engine: FakeEngine, png: bytes
 ) -> None:
+    counted = {"route": "/variations", "status": "500"}
+    before = value(client, "variations_requests_total", counted)
     engine.error = GenerationFailed("it broke")
     *_, (name, problem) = all_events(client, png)
     assert name == "error"
     assert (problem["status"], problem["detail"]) == (500, "it broke")
     assert problem["instance"] == "/variations"
     assert problem["request_id"]
+    eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
 
 
 def test_who_runs_out_of_the_own_time_is_told(
@@ -134,11 +137,14 @@ def test_who_runs_out_of_the_own_time_is_told(
 def test_a_client_that_leaves_cancels_its_pictures(
     client: httpx.Client, engine: FakeEngine, png: bytes
 ) -> None:
+    counted = {"route": "/variations", "status": "499"}
+    before = value(client, "variations_requests_total", counted)
     engine.gate.held = True
     with streaming(client, png) as told:
         assert next(told)[0] == "queued"
         assert not engine.gone.is_set()
     assert engine.gone.wait(60)
+    eventually(lambda: value(client, "variations_requests_total", counted) == before + 1)
 
 
 def test_a_stream_is_kept_alive_for_as_long_as_its_client_reads(

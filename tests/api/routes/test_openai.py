@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,9 @@ from app.parameters import Scheduler
 from app.scheduling.forecast import Span
 from app.settings import Settings
 from tests.support.fakes import FakeDecoders, FakeEngine
+from tests.support.problems import assert_problem
 from tests.support.requests import MODEL
+from tests.support.scrape import eventually
 from tests.support.sdk import SDKS, Sdk
 from tests.support.serving import serving
 
@@ -339,4 +342,15 @@ def test_every_error_has_openais_four_keys(
 
 
 def test_an_address_that_was_never_told_leads_nowhere(client: httpx.Client) -> None:
-    assert client.get("/pictures/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").status_code == 404
+    assert_problem(client.get("/pictures/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), 404)
+
+
+def test_an_address_is_not_told_to_whoever_reads_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    client.get("/pictures/a-name-that-is-secret")
+    eventually(lambda: "GET /pictures/{name} 404" in caplog.text)
+    assert "/pictures/a-name" not in "".join(
+        one.getMessage() for one in caplog.records if one.name.startswith("app")
+    )
