@@ -1,5 +1,6 @@
 """Steps played back from recordings, with a recorder that any machine has."""
 
+import threading
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
@@ -140,6 +141,40 @@ def test_recordings_are_given_up_only_where_memory_stays_short(
     for sample, other in zip(run_mixed(recorded, BUCKETS), run_mixed(eager, BUCKETS), strict=True):
         assert torch.equal(sample.latents, other.latents)
     assert len(recorder.played) == 3
+
+
+def test_recordings_are_not_given_up_while_one_is_played() -> None:
+    """As where a decode runs out of memory in its own thread."""
+    playing, go_on = threading.Event(), threading.Event()
+    happened: list[str] = []
+
+    def recorder(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
+        def play() -> None:
+            playing.set()
+            go_on.wait(60.0)
+            happened.append("played")
+
+        return call(), play
+
+    def make_room() -> None:
+        for _ in range(MOST_SHORTAGES + 1):
+            graphs.make_room()
+        happened.append("given up")
+
+    graphs = Graphs(lambda latents, timesteps, conditions: latents, recorder)
+    inputs = torch.ones(2, 4, 8, 8), torch.ones(2), torch.ones(2, 1, 8)
+    graphs.record(*inputs)
+    step = threading.Thread(target=graphs, args=inputs)
+    step.start()
+    assert playing.wait(60.0)
+    shortage = threading.Thread(target=make_room)
+    shortage.start()
+    go_on.set()
+    step.join()
+    shortage.join()
+    assert happened == ["played", "given up"]
+    graphs(*inputs)
+    assert happened == ["played", "given up"]
 
 
 @pytest.mark.parametrize("tune", [True, False])
