@@ -1,4 +1,4 @@
-"""``python -m app train``: make the built-in checkpoint again, and measure it."""
+"""``python -m app train``: models of one's own, and the built-in one made again and measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.training import commands
+
 if TYPE_CHECKING:
     from app.training.loop import Progress
 
-app = typer.Typer(help="Train the built-in model, and measure it.", no_args_is_help=True)
+app = typer.Typer(help="Train models of one's own, or the built-in one.", no_args_is_help=True)
+app.command()(commands.convert)
 
 _Work = Annotated[Path, typer.Option(help="Keeps drawings and states, so that a run resumes.")]
 _Seed = Annotated[int, typer.Option(min=0)]
