@@ -27,8 +27,8 @@ def licence_of(model: Path) -> str:
     card = model / "README.md"
     if not card.exists():
         return _LICENCE
-    data = ModelCard(card.read_text(), ignore_metadata_errors=True).data.to_dict()
-    return str(data.get("license") or _LICENCE)
+    data = ModelCard(card.read_text(), ignore_metadata_errors=True).data
+    return str(getattr(data, "license", None) or _LICENCE)
 
 
 def write_card(name: str, licence: str, about: str, facts: Mapping[str, object]) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from app.training.loop import Progress
 
 app = typer.Typer(help="Train models of one's own, or the built-in one.", no_args_is_help=True)
+app.command()(commands.variations)
 app.command()(commands.convert)
 
 _Work = Annotated[Path, typer.Option(help="Keeps drawings and states, so that a run resumes.")]

@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from app.errors import CheckpointError, VariationsError
+from app.errors import CheckpointError
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.devices import Dtypes
 from app.pipeline.files import CHECKER, PARTS, listing, read_json
 from app.pipeline.known import Known, known
+from app.training.errors import CannotStart
 
 ENCODER = "image_encoder"
 _VARIATIONS = "StableDiffusionImageVariationPipeline"
@@ -24,10 +25,6 @@ _WIDTH_OF_2 = 1024
 
 _WANTED = "start from Stable Diffusion 1.x in diffusers' format, or from an image-variation model"
 _SINGLE_FILES = (".ckpt", ".safetensors", ".pt", ".bin")
-
-
-class CannotStart(VariationsError, title="Training cannot start"):
-    """The starting point, the data or the settings are wrong; the message says what is right."""
 
 
 @dataclass(frozen=True, slots=True)
