@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.training import commands
+from app.training import commands, data_commands
 
 if TYPE_CHECKING:
     from app.training.loop import Progress
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Train models of one's own, or the built-in one.", no_args_is_help=True)
 app.command()(commands.variations)
 app.command()(commands.convert)
+app.command("check-data")(data_commands.check_data)
+app.command()(data_commands.deduplicate)
+app.command()(data_commands.memorisation)
 
 _Work = Annotated[Path, typer.Option(help="Keeps drawings and states, so that a run resumes.")]
 _Seed = Annotated[int, typer.Option(min=0)]
@@ -31,7 +34,7 @@ def demo(
     """Draw the pictures, train every part, write the checkpoint. Hours; stop and resume freely."""
     from app.training.demo import Plan, train_demo  # noqa: PLC0415
 
-    with _progress_bars() as progress:
+    with progress_bars() as progress:
         train_demo(Plan().scaled(scale), output, work_dir, seed, progress)
     typer.echo(f"wrote {output}")
 
@@ -47,7 +50,7 @@ def judge(
     from app.training.demo import Plan, train_demo_judge  # noqa: PLC0415
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _progress_bars() as progress:
+    with progress_bars() as progress:
         train_demo_judge(Plan().scaled(scale), output, work_dir, seed, progress)
     typer.echo(f"wrote {output}")
 
@@ -61,20 +64,22 @@ def evaluate(
     """Measure the built-in model on held-out drawings: demo-model.json, and grids of pictures."""
     from app.training.evaluate import evaluate as measure  # noqa: PLC0415
 
-    with _progress_bars() as progress:
+    with progress_bars() as progress:
         figures = measure(docs, guidance_scale, steps, progress)
     for name, value in figures.items():
         typer.echo(f"{name}: {value:.3f}")
 
 
 @contextmanager
-def _progress_bars() -> Iterator["Progress"]:
+def progress_bars() -> Iterator["Progress"]:
     """One bar for each part that reports; the running loss beside it."""
+    from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
     from rich.progress import TaskID  # noqa: PLC0415
 
     tasks: dict[str, TaskID] = {}
-    with Bars(*Bars.get_default_columns(), "{task.fields[loss]}") as bars:
+    console = Console(stderr=True)
+    with Bars(*Bars.get_default_columns(), "{task.fields[loss]}", console=console) as bars:
 
         def progress(name: str, done: int, total: int, loss: float) -> None:
             if name not in tasks:

@@ -34,6 +34,7 @@ def refusing() -> Iterator[None]:
 def _bar(steps: int) -> Iterator["Report"]:
     """A bar on the main process: the loss, the rate and the time left."""
     from accelerate import PartialState  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
@@ -48,7 +49,8 @@ def _bar(steps: int) -> Iterator["Report"]:
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not PartialState().is_main_process) as bars:
+    disable = not PartialState().is_main_process
+    with Progress(*columns, console=Console(stderr=True), disable=disable) as bars:
         task = bars.add_task("steps", total=steps, loss="")
 
         def report(step: int, loss: float) -> None:
