@@ -160,14 +160,14 @@ def _measure(
     scenes = sample_held_out(counts[0], rng)
     inputs = _drawings(scenes, rng)
     blocked = _drawings(sample_held_out(counts[1], rng, blocked=True), rng)
-    varied = _vary(pipeline, inputs, parameters, "variations", progress)
+    varied = vary(pipeline, inputs, parameters, "variations", progress)
     once = replace(parameters, n=1, seed=_SEEDS_EACH * counts[0])
-    blocked_varied = _vary(pipeline, blocked, once, "blocked variations", progress)
+    blocked_varied = vary(pipeline, blocked, once, "blocked variations", progress)
     judge = Judge.load()
     checker = _checker(folder)
     first, second = varied[0::_SEEDS_EACH], varied[1::_SEEDS_EACH]
     return {
-        "retrieval_top1": _retrieval(pipeline, inputs, varied, parameters),
+        "retrieval_top1": retrieval(pipeline, inputs, varied, parameters),
         **_agreement(judge, scenes, varied),
         "seed_to_input_distance": _distance(first, second)
         / _distance(inputs, np.roll(inputs, 1, axis=0)),
@@ -197,8 +197,12 @@ def _drawings(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
     return np.stack([draw(scene, rng) for scene in scenes])
 
 
-def _vary(
-    pipeline: Pipeline, inputs: Pictures, parameters: Parameters, name: str, progress: Progress
+def vary(
+    pipeline: Pipeline,
+    inputs: Sequence[Pictures] | Pictures,
+    parameters: Parameters,
+    name: str,
+    progress: Progress,
 ) -> Pictures:
     """``parameters.n`` variations of each input in turn; no two of them share a seed."""
     samples: list[Sample] = []
@@ -226,7 +230,7 @@ def _shown(decoded: Decoded) -> Pictures:
     return decoded.picture
 
 
-def _retrieval(
+def retrieval(
     pipeline: Pipeline, inputs: Pictures, varied: Pictures, parameters: Parameters
 ) -> float:
     """The share of variations whose embedding is nearest, by cosine, to that of its own input."""

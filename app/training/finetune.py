@@ -332,8 +332,8 @@ class FineTuning:
             self._asked_to_stop = True
             signal.signal(number, before[number])
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
+        for asking in (signal.SIGINT, signal.SIGTERM):
+            before[asking] = signal.signal(asking, stop)
         try:
             yield
         finally:

@@ -26,6 +26,24 @@ ATTRIBUTES = {
 }
 """Each attribute of a scene and how many values it has."""
 
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the indices of a scene mean: its kinds of things, and how far the colours are turned.
+
+    ``turn`` is in steps of the colour circle of :data:`HUES`.
+    """
+
+    kinds: tuple[str, ...]
+    turn: float = 0.0
+
+
+DEMO = World(ALL_KINDS)
+CHANGED = World(
+    ("diamond", "hexagon", "arrow", "drop", "bolt", "house", "hourglass", "clover"), turn=0.5
+)
+"""Kinds and colours that the built-in model never saw: what a fine-tuning is tried on."""
+
 Picture = NDArray[np.uint8]
 _Points = list[tuple[float, float]]
 _Shape = list[tuple[_Points, int]]
@@ -79,12 +97,13 @@ def sample_held_out(n: int, rng: np.random.Generator, *, blocked: bool = False) 
     return [wanted[i] for i in rng.choice(len(wanted), n, replace=False)]
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> Picture:
+def draw(scene: Scene, rng: np.random.Generator, world: World = DEMO) -> Picture:
     """One drawing of ``scene``: RGB, uint8 of shape ``[SIZE, SIZE, 3]``."""
-    picture = Image.fromarray(_background(scene, rng))
-    fill = _things(scene, rng)
+    picture = Image.fromarray(_background(scene, rng, world.turn))
+    fill = _things(scene, rng, world)
     outline = fill.filter(ImageFilter.MaxFilter(2 * _OVERSAMPLING + 1))
-    dark, colour = _colour(scene.hue, 0.9, 0.3), _colour(scene.hue, 0.88, 0.92)
+    hue = scene.hue + world.turn
+    dark, colour = _colour(hue, 0.9, 0.3), _colour(hue, 0.88, 0.92)
     for tone, mask in ((dark, outline), (colour, fill)):
         picture.paste(tone, mask=mask.reduce(_OVERSAMPLING))
     return np.asarray(picture)
@@ -110,12 +129,12 @@ def _crop(field: Image.Image, grain: float, rng: np.random.Generator) -> Picture
     return crop
 
 
-def _background(scene: Scene, rng: np.random.Generator) -> Picture:
+def _background(scene: Scene, rng: np.random.Generator, turn: float) -> Picture:
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
     angle = rng.uniform(0, 2 * math.pi)
     blend = (0.5 + x * math.cos(angle) + y * math.sin(angle))[..., None].clip(0, 1)
     light, dark = (
-        np.array(_colour(scene.background, s, v)) for s, v in ((0.25, 0.97), (0.5, 0.68))
+        np.array(_colour(scene.background + turn, s, v)) for s, v in ((0.25, 0.97), (0.5, 0.68))
     )
     shade = 1 - 0.22 * _texture(TEXTURES[scene.texture], x * SIZE, y * SIZE, rng)[..., None]
     shaded: Picture = np.clip((light * (1 - blend) + dark * blend) * shade, 0, 255).astype(np.uint8)
@@ -137,10 +156,10 @@ def _texture(
     return ink
 
 
-def _things(scene: Scene, rng: np.random.Generator) -> Image.Image:
+def _things(scene: Scene, rng: np.random.Generator, world: World) -> Image.Image:
     side = SIZE * _OVERSAMPLING
     mask = Image.new("L", (side, side))
-    shape = _SHAPES[ALL_KINDS[scene.kind]]
+    shape = _SHAPES[world.kinds[scene.kind]]
     for x, y, radius in _places(COUNTS[scene.count], rng):
         turn = rng.uniform(-0.5, 0.5)
         thing = Image.new("L", mask.size)
@@ -172,8 +191,8 @@ def _moved(points: _Points, x: float, y: float, radius: float, turn: float) -> _
     ]
 
 
-def _colour(hue: int, saturation: float, value: float) -> tuple[int, int, int]:
-    r, g, b = colorsys.hsv_to_rgb(hue / HUES, saturation, value)
+def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+    r, g, b = colorsys.hsv_to_rgb(hue / HUES % 1, saturation, value)
     return round(r * 255), round(g * 255), round(b * 255)
 
 
@@ -221,6 +240,29 @@ _SHAPES: dict[str, _Shape] = {
         ([(-0.5, 0.4), (0.5, 0.4), (0.46, 1.0), (-0.46, 1.0)], 255),
         (_polygon([0.27], 24, x=-0.36, y=-0.12), 0),
         (_polygon([0.27], 24, x=0.36, y=-0.12), 0),
+    ],
+    "diamond": [(_polygon([1.1, 0.6], 4), 255)],
+    "hexagon": [(_polygon([0.95], 6), 255)],
+    "arrow": [
+        ([(0.0, -1.0), (0.8, -0.1), (-0.8, -0.1)], 255),
+        ([(-0.3, -0.1), (0.3, -0.1), (0.3, 1.0), (-0.3, 1.0)], 255),
+    ],
+    "drop": [(_polygon([0.66], 40, y=0.34), 255), ([(0.0, -1.0), (0.6, 0.1), (-0.6, 0.1)], 255)],
+    "bolt": [
+        ([(0.3, -1.0), (-0.6, 0.2), (-0.05, 0.2), (-0.3, 1.0), (0.6, -0.3), (0.05, -0.3)], 255)
+    ],
+    "house": [
+        ([(0.0, -1.0), (0.9, -0.15), (-0.9, -0.15)], 255),
+        ([(-0.65, -0.15), (0.65, -0.15), (0.65, 0.85), (-0.65, 0.85)], 255),
+        ([(-0.18, 0.3), (0.18, 0.3), (0.18, 0.85), (-0.18, 0.85)], 0),
+    ],
+    "hourglass": [
+        ([(-0.75, -0.95), (0.75, -0.95), (0.1, 0.0), (-0.1, 0.0)], 255),
+        ([(-0.1, 0.0), (0.1, 0.0), (0.75, 0.95), (-0.75, 0.95)], 255),
+    ],
+    "clover": [
+        (_polygon([0.5], 30, x=x, y=y), 255)
+        for x, y in ((0.0, -0.5), (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0))
     ],
 }
 _ALL_SCENES = [Scene(*indices) for indices in product(*map(range, ATTRIBUTES.values()))]
