@@ -31,7 +31,7 @@ def refusing() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(steps: int) -> Iterator["Report"]:
+def _bar(steps: int, cpu: bool) -> Iterator["Report"]:
     """A bar on the main process: the loss, the rate and the time left."""
     from accelerate import PartialState  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
@@ -49,7 +49,7 @@ def _bar(steps: int) -> Iterator["Report"]:
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    disable = not PartialState().is_main_process
+    disable = not PartialState(cpu=cpu).is_main_process
     with Progress(*columns, console=Console(stderr=True), disable=disable) as bars:
         task = bars.add_task("steps", total=steps, loss="")
 
@@ -129,11 +129,16 @@ def variations(
     same command with --resume goes on.
     """
     options = locals()
+    from accelerate import PartialState  # noqa: PLC0415
+
     from app.training.job import plan, run  # noqa: PLC0415
 
-    with refusing(), _bar(steps) as report:
-        finished = run(*plan(options), report)
+    with refusing():
+        job, settings = plan(options)
+        with _bar(steps, job.cpu) as report:
+            finished = run(job, settings, report)
     if not finished:
         typer.echo(f"stopped and saved: the same command with --resume goes on in {out}", err=True)
         raise typer.Exit(130)
-    typer.echo(f"wrote {out}")
+    if PartialState().is_main_process:
+        typer.echo(f"wrote {out}")

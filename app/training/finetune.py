@@ -179,8 +179,7 @@ class FineTuning:
         trained.load_state_dict({k: v.float().cpu() for k, v in weights.items()}, assign=True)
         for part in (self._parts.vae, self._parts.image_encoder):
             part.to("cpu", torch.float32)
-        if self.accelerator.log_with:
-            self.accelerator.end_training()
+        self.accelerator.end_training()
         return replace(self._parts, unet=trained.eval())
 
     @property

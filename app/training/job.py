@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from huggingface_hub import HfApi
 
@@ -181,6 +182,8 @@ def plan(options: Mapping[str, Any]) -> tuple[Job, Settings]:
     stages = stages_of(options["preset"], rate, options["warmup"])
     given = {**options, "stages": stages, "ema_decay": options["ema_decay"] or None}
     given["sieve"] = Sieve(**_for(Sieve, given))
+    # Accelerate takes several processes for one each, where there is no GPU and it is not told so.
+    given["cpu"] = options["cpu"] or not torch.accelerator.is_available()
     given["tracker"] = None if given["tracker"] == "none" else given["tracker"]
     return Job(**_for(Job, given)), Settings(**_for(Settings, given))
 

@@ -1,5 +1,6 @@
 """Which pictures of a data set are trained on: by size and by the scores in its metadata."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,23 @@ def scores(facts: Mapping[str, Any]) -> dict[str, float]:
     lower = {key.lower(): value for key, value in facts.items()}
     found = {}
     for score, names in _NAMES.items():
-        for value in (lower[name] for name in names if name in lower):
-            known = _IN_WORDS.get(value.lower()) if isinstance(value, str) else value
-            if isinstance(known, int | float):
-                found[score] = float(known)
-                break
+        numbers = [_number(lower[name]) for name in names if name in lower]
+        known = [number for number in numbers if number is not None]
+        if known:
+            found[score] = known[0]
     return found
+
+
+def _number(value: object) -> float | None:
+    """A score as a number, from a table's text too."""
+    word = _IN_WORDS.get(str(value).lower())
+    if word is not None:
+        return word
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def size_of(raw: Raw) -> tuple[int, int] | None:

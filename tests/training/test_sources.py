@@ -90,7 +90,9 @@ def test_what_is_no_picture_is_unreadable() -> None:
 
 
 def test_scores_are_found_under_the_names_that_laion_gave_them() -> None:
-    assert scores({"aesthetic": 5, "pwatermark": 0.5, "NSFW": "UNLIKELY", "url": "x"}) == {
+    facts = {"aesthetic": 5, "pwatermark": "0.5", "NSFW": "UNLIKELY", "punsafe": None, "url": "x"}
+
+    assert scores(facts) == {
         "aesthetic": 5.0,
         "watermark": 0.5,
         "unsafe": 0.0,
