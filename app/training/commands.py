@@ -15,6 +15,8 @@ from app.training.recipe import Optimizer, Precision, Preset
 if TYPE_CHECKING:
     from app.training.finetune import Report
 
+_EXTRA = ("faiss", "webdataset")
+
 
 @contextmanager
 def refusing() -> Iterator[None]:
@@ -24,6 +26,15 @@ def refusing() -> Iterator[None]:
         yield
     except CannotStart as error:
         typer.echo(f"{error.title}: {error.message}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        typer.echo(
+            f"{error.name} is not installed: training needs the extra `train` "
+            "(pip install -e '.[train]' in a checkout)",
+            err=True,
+        )
         raise typer.Exit(2) from None
     except VariationsError as error:
         typer.echo(f"{error.title}: {error.message}", err=True)
@@ -131,9 +142,9 @@ def variations(
     options = locals()
     from accelerate import PartialState  # noqa: PLC0415
 
-    from app.training.job import plan, run  # noqa: PLC0415
-
     with refusing():
+        from app.training.job import plan, run  # noqa: PLC0415
+
         job, settings = plan(options)
         with _bar(steps, job.cpu) as report:
             finished = run(job, settings, report)

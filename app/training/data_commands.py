@@ -30,11 +30,11 @@ def check_data(
     max_unsafe: Annotated[float | None, typer.Option(help="Score, 0 to 1.")] = None,
 ) -> None:
     """Tell what a data set holds: counts, sizes, scores, unreadable pictures, near-copies."""
-    from app.training.copies import open_descriptor  # noqa: PLC0415
-    from app.training.data_check import check_data as check  # noqa: PLC0415
-    from app.training.sieve import Sieve  # noqa: PLC0415
-
     with refusing():
+        from app.training.copies import open_descriptor  # noqa: PLC0415
+        from app.training.data_check import check_data as check  # noqa: PLC0415
+        from app.training.sieve import Sieve  # noqa: PLC0415
+
         sieve = Sieve(min_size, min_aesthetic, max_watermark, max_unsafe)
         _tell(check(data, sieve, open_descriptor(descriptor) if near_copies else None), json_)
 
@@ -49,10 +49,10 @@ def deduplicate(
     json_: _Json = False,
 ) -> None:
     """Write a data set again without near-copies of earlier pictures."""
-    from app.training.copies import open_descriptor  # noqa: PLC0415
-    from app.training.data_check import deduplicate as write  # noqa: PLC0415
-
     with refusing():
+        from app.training.copies import open_descriptor  # noqa: PLC0415
+        from app.training.data_check import deduplicate as write  # noqa: PLC0415
+
         chosen = open_descriptor(descriptor)
         least = chosen.copy if threshold is None else threshold
         _tell(write(data, out, chosen, least), json_)
@@ -70,11 +70,11 @@ def memorisation(
     json_: _Json = False,
 ) -> None:
     """Measure how many of a model's variations are near-copies of its training pictures."""
-    from app.training.cli import progress_bars  # noqa: PLC0415
-    from app.training.copies import open_descriptor  # noqa: PLC0415
-    from app.training.memorisation import memorisation as measure  # noqa: PLC0415
-
     with refusing():
+        from app.training.cli import progress_bars  # noqa: PLC0415
+        from app.training.copies import open_descriptor  # noqa: PLC0415
+        from app.training.memorisation import memorisation as measure  # noqa: PLC0415
+
         chosen = open_descriptor(descriptor)
         with progress_bars() as progress:
             found = measure(model, data, inputs, n, seed, chosen, worst, device, progress)

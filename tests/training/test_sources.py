@@ -1,6 +1,8 @@
 """Data sets as files, and which of their pictures are trained on."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,15 @@ def test_scores_are_found_under_the_names_that_laion_gave_them() -> None:
 def test_a_place_without_data_is_refused(data: str, tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="--data"):
         open_source(str(tmp_path / data))
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['webdataset'] = None; from app.__main__ import app; "
+        "app(['train', 'check-data', '--data', '.'])"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert run.returncode == 2
+    assert "webdataset is not installed: training needs the extra `train`" in run.stderr
