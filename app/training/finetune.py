@@ -102,9 +102,9 @@ class FineTuning:
         self._asked_to_stop = self._stopped = False
 
     @property
-    def step(self) -> int:
-        """The steps done."""
-        return self._progress.step
+    def frozen(self) -> Parts:
+        """The parts that are not trained, where and in what number type they are used."""
+        return self._objective.frozen
 
     def begin(self, description: Mapping[str, object], resume: bool) -> None:
         """Go on from the newest state in the folder, or begin there.
@@ -178,7 +178,7 @@ class FineTuning:
             trained = type(unet).from_config(unet.config)
         trained.load_state_dict({k: v.float().cpu() for k, v in weights.items()}, assign=True)
         for part in (self._parts.vae, self._parts.image_encoder):
-            part.to("cpu", torch.float32)
+            part.to("cpu")
         self.accelerator.end_training()
         return replace(self._parts, unet=trained.eval())
 
@@ -215,6 +215,7 @@ class FineTuning:
             num_workers=workers,
             pin_memory=self.accelerator.device.type == "cuda",
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_leave_interrupts,
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -265,7 +266,7 @@ class FineTuning:
         """A line in the log, and the loss of each tenth of the timesteps for the trackers."""
         if not self.accelerator.is_main_process:
             return
-        step, rates = self.step, self.settings.rates(self.step - 1)
+        step, rates = self._progress.step, self.settings.rates(self._progress.step - 1)
         unreadable = int((examples[:, 2] == 0).sum())
         line = {"step": step, "loss": loss, "learning_rate": rates[0], "unreadable": unreadable}
         with (self._folder / "log.jsonl").open("a") as log:
@@ -283,14 +284,14 @@ class FineTuning:
     def _look(self, look: Look) -> None:
         if self.accelerator.is_main_process:
             with self.averaged() as unet:
-                values = look(unet, self.step)
+                values = look(unet, self._progress.step)
             if self.accelerator.log_with:
-                self.accelerator.log(dict(values), step=self.step)
+                self.accelerator.log(dict(values), step=self._progress.step)
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:
         """Write the state beside the last one, then remove that."""
-        half, whole = self._folder / "state.half", self._folder / f"state-{self.step:08}"
+        half, whole = self._folder / "state.half", self._folder / f"state-{self._progress.step:08}"
         main = self.accelerator.is_main_process
         if main:
             shutil.rmtree(half, ignore_errors=True)
@@ -316,7 +317,7 @@ class FineTuning:
         """Forget the steps that were done after the state that this run goes on from."""
         log = self._folder / "log.jsonl"
         if log.exists():
-            lines = log.read_text().splitlines()[: self.step]
+            lines = log.read_text().splitlines()[: self._progress.step]
             log.write_text("".join(f"{line}\n" for line in lines))
 
     @contextmanager
@@ -338,3 +339,8 @@ class FineTuning:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _leave_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the loaders are needed until the step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

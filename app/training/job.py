@@ -61,6 +61,8 @@ def run(job: Job, settings: Settings, report: Report) -> bool:
     """
     if job.out.exists() and not job.out.is_dir():
         raise CannotStart(f"{job.out} is a file; name a folder (--out)")
+    if job.out.exists() and any(job.out.iterdir()) and not (job.out / "training").is_dir():
+        raise CannotStart(f"{job.out} has other files in it: name a new folder (--out)")
     source = open_source(job.data)
     with PartialState(cpu=job.cpu).local_main_process_first():
         folder = fetch_model(job.model, job.revision)
@@ -79,7 +81,9 @@ def run(job: Job, settings: Settings, report: Report) -> bool:
     training.begin(_description(job, start, view), job.resume)
     look = None
     if validation:
-        look = Looking(validation, start.parts, view, start.facts, job.out / "training" / "looks")
+        look = Looking(
+            validation, training.frozen, view, start.facts, job.out / "training" / "looks"
+        )
     finished = training.train(
         report, save_every=job.save_every, look=look, look_every=job.look_every
     )

@@ -1,6 +1,8 @@
 """The loss of image variations: the noise in a picture's latents, told the picture's embedding."""
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +26,10 @@ class Losses(NamedTuple):
 
 
 class Objective:
-    """The frozen parts of a model, on one device, and the loss that its UNet is trained with."""
+    """The loss that a UNet is trained with.
+
+    ``frozen`` are the parts that it asks, on one device.
+    """
 
     def __init__(self, parts: Parts, settings: Settings, device: torch.device) -> None:
         """Raises :class:`CannotStart` where the scheduler predicts neither noise nor velocity."""
@@ -38,8 +43,16 @@ class Objective:
                 f"the scheduler's prediction_type is {self._kind!r}; epsilon and v_prediction are "
                 "trained"
             )
-        self._vae = parts.vae.to(device, self._dtype)
-        self._encoder = parts.image_encoder.to(device, self._dtype)
+        self.frozen = replace(
+            parts,
+            vae=self._placed(parts.vae, device),
+            image_encoder=self._placed(parts.image_encoder, device),
+        )
+
+    def _placed(self, part: Any, device: torch.device) -> Any:
+        """``part`` on the device; a copy where it is rounded, since the result has it as it was."""
+        whole = self._dtype == torch.float32
+        return (part if whole else copy.deepcopy(part)).to(device, self._dtype)
 
     def __call__(self, unet: Any, batch: Mapping[str, Tensor]) -> Losses:
         """The losses of a batch as :class:`~app.training.examples.Examples` makes it."""
@@ -72,9 +85,9 @@ class Objective:
         pixels, encoder = (
             batch[name].to(self._device, self._dtype) for name in ("pixels", "encoder")
         )
-        mean = self._vae.encode(pixels).latent_dist.mode().float()
-        token = self._encoder(encoder).image_embeds.float()[:, None]
-        return mean * self._vae.config.scaling_factor, token
+        mean = self.frozen.vae.encode(pixels).latent_dist.mode().float()
+        token = self.frozen.image_encoder(encoder).image_embeds.float()[:, None]
+        return mean * self.frozen.vae.config.scaling_factor, token
 
     def _weights(self, timesteps: Tensor) -> Tensor:
         """min(SNR, γ) / SNR of each timestep (Hang et al., 2023), over SNR + 1 for velocities."""

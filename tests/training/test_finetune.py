@@ -21,7 +21,7 @@ from app.training.errors import CannotStart
 from app.training.finetune import Report
 from app.training.job import Job
 from app.training.job import run as job_run
-from app.training.recipe import Settings, Stage
+from app.training.recipe import Precision, Settings, Stage
 from tests.support.pictures import quarters
 from tests.support.starts import make_text_to_image
 
@@ -155,6 +155,29 @@ def test_a_run_is_not_written_over_nor_resumed_as_another(
         run(again, replace(_SHORT, seed=4), _silent)
     assert run(again, _SHORT, _silent)
     assert len(_losses(tmp_path / "out")) == 4
+
+
+def test_parts_that_are_not_trained_come_out_as_they_were_in_half_precision_too(
+    tmp_path: Path, tiny_checkpoint: Path, pictures: Path
+) -> None:
+    settings = replace(_SHORT, steps=1, mixed_precision=Precision.BF16)
+
+    job = _job(tiny_checkpoint, pictures, tmp_path / "out", validation=str(pictures))
+    assert run(replace(job, look_every=1), settings, _silent)
+
+    for name in ("vae/diffusion_pytorch_model", "image_encoder/model", "safety_checker/model"):
+        before, after = (
+            load_file(folder / f"{name}.safetensors")
+            for folder in (tiny_checkpoint, tmp_path / "out")
+        )
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_other_files_are_not_written_over(
+    tmp_path: Path, tiny_checkpoint: Path, pictures: Path
+) -> None:
+    with pytest.raises(CannotStart, match="has other files in it"):
+        run(_job(tiny_checkpoint, pictures, pictures), _SHORT, _silent)
 
 
 @pytest.mark.parametrize(

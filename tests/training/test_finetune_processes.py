@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -25,10 +26,12 @@ _NUMBERS = ("--learning-rate", "1e-3", "--warmup", "2", "--seed", "3", "--save-e
 _TRAIN = ("-m", "app", "train", "variations", "--cpu", "--tracker", "none", *_NUMBERS)
 
 
-def _start(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+def _start(
+    *arguments: object, launcher: tuple[str, ...] = (), new_group: bool = False
+) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, *_TRAIN, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=new_group)
 
 
 def _losses(out: Path) -> list[float]:
@@ -64,6 +67,22 @@ def test_a_run_killed_at_a_random_step_goes_on_to_the_same_weights(
         load_file(out / "unet" / "diffusion_pytorch_model.safetensors") for out in (whole, parts)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupt_of_all_its_processes_is_saved_and_told(
+    tmp_path: Path, tiny_checkpoint: Path, shards: Path
+) -> None:
+    out = tmp_path / "out"
+    same = ("--model", tiny_checkpoint, "--data", shards, "--out", out, "--workers", 2)
+
+    running = _start(*same, "--steps", 100_000, new_group=True)
+    while len(_losses(out)) < 2 and running.poll() is None:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+
+    assert running.wait() == 130
+    [state] = (out / "training").glob("state-*")
+    assert int(state.name.removeprefix("state-")) == len(_losses(out))
 
 
 def test_two_processes_have_the_losses_of_one_with_twice_the_batch(
