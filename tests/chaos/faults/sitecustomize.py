@@ -41,7 +41,7 @@ if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
 
     folder = Path(os.environ["CHAOS_FAULTS"])
     poisonous: list[Any] = []  # its first ends the process
-    plain = {name: getattr(Pipeline, name) for name in ("condition", "start", "step", "decode")}
+    plain = {name: getattr(Pipeline, name) for name in ("conditions", "start", "step", "decode")}
 
     def strike(stage: str) -> None:
         """Raise what a file asks for; whoever removes the file has struck."""
@@ -57,9 +57,9 @@ if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
             raise torch.OutOfMemoryError("chaos: out of memory")
         raise RuntimeError("chaos: an error")
 
-    def condition(self: Any, *arguments: Any) -> Any:
+    def conditions(self: Any, *arguments: Any) -> Any:
         strike("encode")
-        return plain["condition"](self, *arguments)
+        return plain["conditions"](self, *arguments)
 
     def start(self: Any, rows: Any, parameters: Any, index: int) -> Any:
         strike("start")
@@ -78,5 +78,5 @@ if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
         strike("decode")
         return plain["decode"](self, *arguments, **named)
 
-    for replacement in (condition, start, step, decode):
+    for replacement in (conditions, start, step, decode):
         setattr(Pipeline, replacement.__name__, replacement)
