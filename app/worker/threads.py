@@ -28,6 +28,10 @@ TRIAL_STEPS = 4
 FIRST_PAUSE, LONGEST_PAUSE = 64, 4096
 """Steps from one trial to the next, which double where it changed nothing."""
 
+LOOK_ANYWAY = 1000
+"""Further steps after which the number is looked at again all the same: the start itself may have
+been on a busy machine, and what it measured then would seem usual for ever."""
+
 HOPELESS = 3.0
 """Times the seconds of the number in use after which a trial of another ends at once."""
 
@@ -89,7 +93,7 @@ class Threads:
             return
         now = median(self._seen)
         unusual = not self._usual / UNUSUAL < now < self._usual * UNUSUAL
-        if unusual and self._until_next <= 0:
+        if self._until_next <= (0 if unusual else -LOOK_ANYWAY):
             self._trial = {count: [] for count in self._counts}
             self._next_trial()
 

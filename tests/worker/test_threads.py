@@ -7,6 +7,7 @@ import pytest
 from app.worker.threads import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
+    LOOK_ANYWAY,
     TRIAL_STEPS,
     USUAL_STEPS,
     Threads,
@@ -56,10 +57,21 @@ class Machine:
             self.threads.stepped(self.slowness(self.count))
 
 
-def test_while_steps_are_as_usual_nothing_is_tried() -> None:
+def test_while_steps_are_as_usual_little_is_tried() -> None:
     machine = Machine(count=2)
-    machine.run(1000)
+    machine.slowness = lambda count: 1.4 if count == 1 else 1.0
+    machine.run(LOOK_ANYWAY)
     assert set(machine.taken) == {2}
+    machine.run(20 * LOOK_ANYWAY)
+    assert machine.taken.count(1) < len(machine.taken) / 200
+    assert machine.threads.count == 2
+
+
+def test_a_number_that_was_chosen_on_a_busy_machine_does_not_stay_for_ever() -> None:
+    machine = Machine(count=2)
+    machine.slowness = lambda count: 0.2 if count == 1 else 1.0
+    machine.run(2 * LOOK_ANYWAY)
+    assert machine.threads.count == machine.count == 1
 
 
 def test_where_others_take_the_cores_one_thread_is_found_to_be_better() -> None:
