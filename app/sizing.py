@@ -27,8 +27,10 @@ from app.ipc.messages import (
     StepStats,
     Submit,
 )
-from app.parameters import MAX_STEPS, MAX_VARIATIONS, Condition, Parameters, Scheduler
+from app.parameters import MAX_STEPS, MAX_VARIATIONS, Condition, Parameters, unet_calls
+from app.scheduling.batcher import Batcher
 from app.scheduling.costs import Costs
+from app.scheduling.forecast import Waiting, forecast
 from app.settings import Settings
 
 EXIT_SECONDS = 5.0
@@ -236,17 +238,16 @@ async def size(settings: Settings, start: Start, report: Report) -> Sizing:
 
 
 def predicted(costs: Costs, parameters: Parameters, pictures: int, row_cap: int) -> float:
-    """Seconds of so many pictures together, by what a step, an encode and a decode cost."""
-    together = max(1, min(pictures, row_cap // parameters.rows))
-    steps = parameters.calls * costs.step(parameters.size, together * parameters.rows)
-    rounds = math.ceil(pictures / together)
-    return rounds * steps + pictures * (costs.encode + costs.decode(parameters.size))
+    """Seconds of so many requests of one picture, by what a step, an encode and a decode cost."""
+    waiting = [Waiting(str(index), replace(parameters, n=1)) for index in range(pictures)]
+    line = Batcher(range(1, row_cap + 1))
+    spans = forecast(line, waiting, [], costs, at_once=pictures)
+    return max(span.finished for span in spans.values())
 
 
 def _longest(ready: Ready) -> Parameters:
-    """The costliest request of the default size: most steps, by a solver of two calls a step."""
-    second_order = {Scheduler.HEUN, Scheduler.KDPM2} & set(ready.model.schedulers)
-    scheduler = min(second_order, default=ready.model.scheduler)
+    """The costliest request of the default size: most steps, by a solver with most calls."""
+    scheduler = max(ready.model.schedulers, key=lambda each: unet_calls(each, MAX_STEPS))
     return ready.model.defaults(
         n=MAX_VARIATIONS, num_inference_steps=MAX_STEPS, guidance_scale=3.0, scheduler=scheduler
     )

@@ -19,24 +19,13 @@ from app.pipeline.denoiser import eager
 from app.pipeline.folding import fold
 from app.pipeline.packing import pack
 from app.pipeline.simplify import simplify
+from tests.support.checkpoints import UNET
 
 Kind = Literal["full-size", "tiny"]
 Call = Callable[[int], object]
 """A UNet call of so many rows, done when it returns."""
 
-CONFIGS: dict[Kind, dict[str, Any]] = {
-    "full-size": {"sample_size": 64, "cross_attention_dim": 768},
-    "tiny": {
-        "sample_size": 16,
-        "block_out_channels": (16, 32),
-        "layers_per_block": 1,
-        "cross_attention_dim": 24,
-        "attention_head_dim": 2,
-        "norm_num_groups": 8,
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    },
-}
+CONFIGS: dict[Kind, dict[str, Any]] = {"full-size": UNET["sd1"], "tiny": UNET["tiny"]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,11 +132,9 @@ class Mirror:
         self._learn(lambda: self.costs.learn_step(stats.size, stats.bucket, stats.seconds))
         self._line.cap = self._cap = stats.cap
         self.work_done += stats.rows
-        taken = tuple(
-            _tickets(known)[index]
-            for name, index in stats.members
-            if (known := self._submitted.get(name))
-        )
+        requests = {name for name, _ in stats.members} & self._submitted.keys()
+        of_request = {name: _tickets(self._submitted[name]) for name in requests}
+        taken = tuple(of_request[name][i] for name, i in stats.members if name in requests)
         self._line.advance(Batch(taken, stats.size, stats.rows, stats.bucket, stats.waiting_rows))
 
     def decoded(self, stats: DecodeStats) -> None:

@@ -24,6 +24,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from app.errors import CheckpointError, CheckpointUnavailable
+from app.pictures.fit import Preprocessing
 from app.pipeline.devices import Dtypes, ran_out_of_memory
 from app.pipeline.files import (
     CHECKER,
@@ -92,6 +93,17 @@ class Parts:
     def vae_scale(self) -> int:
         """Pixels to a latent, along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def size_unit(self) -> int:
+        """Pixels that each side of a picture is a multiple of, for the UNet to halve it."""
+        return int(self.vae_scale * 2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    def preprocessing(self, *, antialias: bool) -> Preprocessing:
+        """What makes the encoder's input of a picture."""
+        extractor, side = self.feature_extractor, self.image_encoder.config.image_size
+        mean, std = tuple(extractor.image_mean), tuple(extractor.image_std)
+        return Preprocessing(side=side, antialias=antialias, mean=mean, std=std)
 
 
 def load_parts(folder: Path, dtypes: Dtypes, safety_checker: bool) -> Parts:

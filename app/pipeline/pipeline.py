@@ -102,12 +102,7 @@ class Pipeline:
             safety_checker=parts.safety_checker is not None,
         )
         _place(parts, device, config)
-        preprocessing = Preprocessing(
-            side=parts.image_encoder.config.image_size,
-            antialias=defaults.antialias,
-            mean=tuple(parts.feature_extractor.image_mean),
-            std=tuple(parts.feature_extractor.image_std),
-        )
+        preprocessing = parts.preprocessing(antialias=defaults.antialias)
         pipeline = cls(info, parts, solvers, device, preprocessing)
         if config.compile:
             report("compiling", None)
@@ -311,7 +306,7 @@ def _place(parts: Parts, device: torch.device, config: ModelConfig) -> None:
 
 def _offered(parts: Parts, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
     """``sizes`` or the checkpoint's own, each such that the UNet can halve it and come back."""
-    unit = parts.vae_scale * 2 ** (len(parts.unet.config.block_out_channels) - 1)
+    unit = parts.size_unit
     for size in sizes:
         fitting = tuple(max(unit, round(pixels / unit) * unit) for pixels in size)
         if size != fitting:

@@ -17,10 +17,9 @@ The policy, in full:
 - The step is padded to the smallest bucket that holds its rows.
 - The cap is the largest bucket, or less for as long as it is set so.
 
-Of the orders that were simulated over a mix of requests (arrival, least remaining work, shortest
-first, highest slowdown) this one has nearly the shortest median and the smallest worst slowdown,
-without the starving of long requests that comes with the first two of the others
-(``python -m benchmarks.order``).
+Of the orders that were simulated over a mix of requests (``python -m benchmarks.order``) the
+shortest median comes with shortest first or least remaining work, under which long requests starve.
+This one has most of that gain, and its 99th percentile is hardly longer than by arrival.
 
 Cancelling only shortens the line. With one size nobody finishes later for it; with several, the
 next in line may start earlier and bring another size with it, which then takes its turns.

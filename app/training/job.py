@@ -11,7 +11,6 @@ from accelerate import PartialState
 from huggingface_hub import HfApi
 
 from app.parameters import Fit
-from app.pictures.fit import Preprocessing
 from app.pipeline.known import Known
 from app.training.card import licence_of, write_card
 from app.training.checkpoint import write_checkpoint
@@ -94,23 +93,16 @@ def run(job: Job, settings: Settings, report: Report) -> bool:
 
 def _view(start: Start, job: Job) -> View:
     """The checkpoint's own size and preprocessing; raises where the UNet cannot halve the size."""
-    unet, vae_scale = start.parts.unet.config, start.parts.vae_scale
-    own = unet.sample_size * vae_scale
+    own = start.parts.unet.config.sample_size * start.parts.vae_scale
     resolution = own if job.resolution is None else job.resolution
-    unit = vae_scale * 2 ** (len(unet.block_out_channels) - 1)
+    unit = start.parts.size_unit
     if resolution < unit or resolution % unit:
         near = max(unit, round(resolution / unit) * unit)
         raise CannotStart(
             f"--resolution is a multiple of {unit} pixels for this model: not {resolution}, but "
             f"{near}, say"
         )
-    extractor = start.parts.feature_extractor
-    preprocessing = Preprocessing(
-        side=start.parts.image_encoder.config.image_size,
-        antialias=start.facts.antialias,
-        mean=tuple(extractor.image_mean),
-        std=tuple(extractor.image_std),
-    )
+    preprocessing = start.parts.preprocessing(antialias=start.facts.antialias)
     return View(resolution, preprocessing, job.fit or start.facts.fit, job.random_crop, job.flip)
 
 

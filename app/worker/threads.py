@@ -83,7 +83,7 @@ class Threads:
         set_count(count)
 
     def stepped(self, slowness: float) -> None:
-        """A step took ``slowness`` times what one of its rows was measured to take."""
+        """A step took ``slowness`` times what a step of so many rows was measured to take."""
         if self._trial:
             self._tried(slowness)
             return

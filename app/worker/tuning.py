@@ -6,7 +6,7 @@ from typing import Self
 from app.ipc.messages import Ready, Start
 from app.scheduling.batcher import Batch
 from app.scheduling.costs import Costs
-from app.scheduling.row_cap import RowCap
+from app.scheduling.row_cap import CapReason, RowCap
 from app.worker.threads import Threads, candidates
 
 
@@ -24,7 +24,8 @@ class Tuning:
 
         The row cap does not where it is set, and nothing does where bytes are promised.
         """
-        measured, is_set = ready.measured, start.fixed_bucket or start.max_rows is not None
+        measured = ready.measured
+        is_set = measured.cap_reason in (CapReason.SET, CapReason.FIXED_BUCKET)
         costs = Costs()
         costs.measured(ready.model.sizes[0], measured.step_seconds, encode=0.0, decode=0.0)
         cap = RowCap(measured.row_cap, None if is_set else measured.step_seconds)

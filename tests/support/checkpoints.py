@@ -24,7 +24,7 @@ Kind = Literal["tiny", "sd1"]
 SMALL, WIDE = (64, 64), (128, 64)
 """Sizes in pixels that the tiny checkpoint can make."""
 
-_UNET: dict[Kind, dict[str, Any]] = {
+UNET: dict[Kind, dict[str, Any]] = {
     "tiny": {
         "sample_size": 16,
         "block_out_channels": (16, 32),
@@ -139,7 +139,7 @@ def enlarge(folder: Path, part: str, weight: str, largest: float) -> None:
 
 def _modules(kind: Kind, safety_checker: bool) -> Any:
     """One part after the other, so that a large one can be let go before the next is made."""
-    yield "unet", _rescaled(UNet2DConditionModel(in_channels=4, out_channels=4, **_UNET[kind]))
+    yield "unet", _rescaled(UNet2DConditionModel(in_channels=4, out_channels=4, **UNET[kind]))
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
