@@ -13,7 +13,7 @@ from time import perf_counter
 from app import logs
 from app.errors import CheckpointUnavailable, DeviceUnavailable, VariationsError
 from app.ipc.channel import Channel
-from app.ipc.messages import FromWorker, LoadFailed, Loading, Start, ToWorker
+from app.ipc.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
 from app.parameters import ModelConfig
 from app.pipeline import Pipeline
 from app.pipeline.devices import is_of_the_device, ran_out_of_memory
@@ -44,26 +44,36 @@ def serve(connection: Connection) -> None:
     if not isinstance(start, Start):
         raise TypeError(f"the first message is a Start, not {start!r}")
     logs.configure(start.log_level, start.log_format, "worker")
+    prepared = prepare(start, channel.send)
+    if isinstance(prepared, LoadFailed):
+        channel.send(prepared)
+        threading.Event().wait()  # whoever has read it ends the pipe
+        return
+    pipeline, ready = prepared
+    channel.send(ready)
+    watch(pipeline.model.device, channel.send)
+    tuning = Tuning.of(start, ready)
+    batcher = Batcher(ready.buckets)
+    side: Side = InTurn()
+    if ready.beside:
+        side = Beside(ready.model.device, lambda done: inbox.put((perf_counter(), done)))
+    Worker(pipeline, batcher, inbox, channel.send, ready.at_once, tuning, side).run()
+
+
+def prepare(
+    start: Start, send: Callable[[FromWorker], None]
+) -> tuple[Pipeline, Ready] | LoadFailed:
+    """Load and warm up what the message says, telling how far it is; why not, where it cannot."""
     try:
         with _hub_token(start.hub_token):
-            pipeline = _load(start.config, channel.send)
-        channel.send(Loading("warming up"))
-        ready = warm_up(pipeline, start)
+            pipeline = _load(start.config, send)
+        send(Loading("warming up"))
+        return pipeline, warm_up(pipeline, start)
     except Exception as error:
         failed = _failed(error)
         logger.error("%s", failed.message)
         logs.flush()  # before this process is ended for it
-        channel.send(failed)
-        threading.Event().wait()  # whoever has read it ends the pipe
-    else:
-        channel.send(ready)
-        watch(pipeline.model.device, channel.send)
-        tuning = Tuning.of(start, ready)
-        batcher = Batcher(ready.buckets)
-        side: Side = InTurn()
-        if ready.beside:
-            side = Beside(ready.model.device, lambda done: inbox.put((perf_counter(), done)))
-        Worker(pipeline, batcher, inbox, channel.send, ready.at_once, tuning, side).run()
+        return failed
 
 
 def _failed(error: Exception) -> LoadFailed:

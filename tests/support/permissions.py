@@ -7,9 +7,6 @@ from contextlib import contextmanager
 
 import pytest
 
-UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-"""Begins a command that is started without root's right to pass over permissions."""
-
 _OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 _VERSION = 0x20080522
 

@@ -165,15 +165,12 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_process(*before: str) -> Iterator[WorkerProcess]:
-    """A worker in a process of its own, which ends with its pipe.
-
-    ``before`` begins its command, to change what the process may do.
-    """
+def worker_process() -> Iterator[WorkerProcess]:
+    """A worker in a process of its own, which ends with its pipe."""
     ours, theirs = socket.socketpair()
     with theirs:
         command = launch.command("app.worker.main", str(theirs.fileno()))
-        process = subprocess.Popen([*before, *command], pass_fds=[theirs.fileno()])
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
     with process, Connection(ours.detach()) as pipe:
         try:
             yield WorkerProcess(process, pipe)

@@ -1,7 +1,6 @@
 """A real worker process, from its start to the end of its pipe."""
 
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -13,6 +12,7 @@ from app.ipc.messages import (
     Done,
     Encoded,
     Failed,
+    FromWorker,
     LoadFailed,
     Loading,
     PictureDone,
@@ -20,16 +20,22 @@ from app.ipc.messages import (
     StepStats,
 )
 from app.parameters import ModelConfig
+from app.worker.startup import prepare
 from tests.support import hub
 from tests.support.checkpoints import enlarge, make_checkpoint
 from tests.support.hub import REPOSITORY
-from tests.support.permissions import UNPRIVILEGED, needs_linux
+from tests.support.permissions import needs_linux, permissions_hold
 from tests.support.workers import LONGEST_WAIT, start_message, submit, worker_process
+
+
+def unheard(_: FromWorker) -> None:
+    """Who is told how far a start is, and does not listen."""
 
 
 def test_a_worker_loads_says_what_it_takes_works_and_ends_with_its_pipe(
     tiny_checkpoint: Path,
 ) -> None:
+    """And not by signals that end the API process."""
     with worker_process() as worker:
         *loading, ready = worker.started(start_message(str(tiny_checkpoint)))
         assert all(isinstance(message, Loading) for message in loading)
@@ -39,6 +45,8 @@ def test_a_worker_loads_says_what_it_takes_works_and_ends_with_its_pipe(
         assert ready.buckets == (1, 2, 3, 4)
         assert min(ready.encode_seconds, ready.decode_seconds) > 0
 
+        for number in (signal.SIGINT, signal.SIGTERM):
+            worker.process.send_signal(number)
         worker.pipe.send(submit("mine"))
         heard = [type(message) for message in worker.heard_until(Done, Failed)]
         assert heard[0] is Encoded
@@ -47,15 +55,6 @@ def test_a_worker_loads_says_what_it_takes_works_and_ends_with_its_pipe(
 
         worker.pipe.close()
         assert worker.process.wait(LONGEST_WAIT) == 0
-
-
-def test_signals_that_end_the_api_process_do_not_end_its_worker(tiny_checkpoint: Path) -> None:
-    with worker_process() as worker:
-        worker.started(start_message(str(tiny_checkpoint)))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            worker.process.send_signal(number)
-        worker.pipe.send(submit("mine"))
-        assert isinstance(worker.heard_until(Done, Failed)[-1], Done)
 
 
 def test_a_checkpoint_that_cannot_be_served_is_said_to_be_final(tmp_path: Path) -> None:
@@ -72,12 +71,11 @@ def test_a_checkpoint_whose_warm_up_fails_is_never_ready_and_that_is_final(tmp_p
     folder = make_checkpoint(tmp_path / "loud")
     enlarge(folder, "unet", "conv_out.weight", 5e4)
     config = ModelConfig(str(folder), device="cpu", dtype="float16")
-    with worker_process() as worker:
-        *_, failed = worker.started(replace(start_message(), config=config))
-        assert isinstance(failed, LoadFailed)
-        assert failed.final
-        assert "float16" in failed.message
-        assert "VARIATIONS_DTYPE=float32" in failed.message
+    failed = prepare(replace(start_message(), config=config), unheard)
+    assert isinstance(failed, LoadFailed)
+    assert failed.final
+    assert "float16" in failed.message
+    assert "VARIATIONS_DTYPE=float32" in failed.message
 
 
 @pytest.mark.parametrize(
@@ -96,11 +94,10 @@ def test_whatever_a_checkpoint_makes_loading_stumble_over_is_told_and_final(
     if text.endswith("}"):
         text = json.dumps(json.loads((folder / name).read_text()) | json.loads(text))
     (folder / name).write_text(text)
-    with worker_process() as worker:
-        *_, failed = worker.started(start_message(str(folder)))
-        assert isinstance(failed, LoadFailed)
-        assert failed.final
-        assert words in failed.message
+    failed = prepare(start_message(str(folder)), unheard)
+    assert isinstance(failed, LoadFailed)
+    assert failed.final
+    assert words in failed.message
 
 
 @needs_linux
@@ -111,8 +108,8 @@ def test_a_checkpoint_that_may_not_be_read_is_told_and_final(
     inner = tmp_path / "inner"
     folder = Path(shutil.copytree(tiny_checkpoint, inner / "checkpoint"))
     (inner / name).chmod(0)
-    with worker_process(*(UNPRIVILEGED if os.geteuid() == 0 else ())) as worker:
-        *_, failed = worker.started(start_message(str(folder)))
+    with permissions_hold():
+        failed = prepare(start_message(str(folder)), unheard)
     (inner / name).chmod(0o700)
     assert isinstance(failed, LoadFailed)
     assert failed.final
