@@ -32,6 +32,7 @@ def advice(found: Sizing, **settings: Any) -> dict[str, int]:
     return {each.setting: each.value for each in advised.advice}
 
 
+@pytest.mark.slow  # a worker's start, and its figures
 def test_benchmark_sizes_the_machine_with_the_configured_model(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

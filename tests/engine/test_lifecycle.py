@@ -47,6 +47,7 @@ async def test_a_worker_that_makes_no_progress_with_its_work_is_killed(running: 
     assert diary.causes == ["timeout"]
 
 
+@pytest.mark.slow  # two starts, and the time limit between
 async def test_a_worker_that_hangs_over_what_nobody_waits_for_is_killed_too(
     running: Running,
 ) -> None:
@@ -75,6 +76,7 @@ class IdleHost:
         return None
 
 
+@pytest.mark.slow  # nothing happens, for longer than the limit
 async def test_a_worker_without_work_may_say_nothing_for_ever(
     tiny_checkpoint: Path, one_thread_a_worker: None
 ) -> None:
