@@ -16,7 +16,7 @@ from torch import Tensor
 
 from app.pipeline.compiled import compiled
 from app.pipeline.denoiser import eager
-from app.pipeline.folding import fold
+from app.pipeline.folding import TimeFold, fold
 from app.pipeline.packing import pack
 from app.pipeline.simplify import simplify
 from tests.support.checkpoints import UNET
@@ -80,21 +80,24 @@ def served(unet: Any, *, compile_it: bool = False) -> Callable[..., Tensor]:
     own = deepcopy(unet)
     condition = fold(own)
     simplify(own)
+    fold_time = TimeFold(own)
     zero = condition(torch.zeros(unet.config.cross_attention_dim))
     side = unet.config.sample_size
     if compile_it:
-        denoiser = compiled(own, zero, [(unet.config.in_channels, side, side)])
+        time = fold_time(torch.zeros(1, device=unet.device))[0]
+        denoiser = compiled(own, (time, zero), [(unet.config.in_channels, side, side)])
     else:
         if unet.device.type == "cpu":
             pack(own)
         denoiser = eager(own)
-    folded: dict[int, Tensor] = {}
+    folded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def predict(latents: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         rows = len(tokens)
         if rows not in folded:
-            folded[rows] = torch.stack([condition(token[0]) for token in tokens])
-        return denoiser(latents.float(), timesteps, folded[rows])
+            conditions = torch.stack([condition(token[0]) for token in tokens])
+            folded[rows] = fold_time(timesteps), conditions
+        return denoiser(latents.float(), *folded[rows])
 
     return predict
 

@@ -23,13 +23,13 @@ _ROWS = 4
 """Of the call that is compiled: 0 and 1 would not stay open."""
 
 
-def compiled(unet: Any, zero: Tensor, shapes: Iterable[tuple[int, ...]]) -> Denoiser:
+def compiled(unet: Any, row: tuple[Tensor, Tensor], shapes: Iterable[tuple[int, ...]]) -> Denoiser:
     """A folded UNet, compiled for latents ``[any number, *shape]`` of each of ``shapes``.
 
-    ``zero`` is a row of its conditions, ``[1, channels]``. What the compiler makes is kept in the
-    folder that ``TORCHINDUCTOR_CACHE_DIR`` names, by default beside the hub's cache, for later
-    starts to take. Raises :class:`CheckpointError` where it cannot be compiled, or comes out
-    otherwise.
+    ``row`` is a folded timestep and a condition, ``[channels]`` and ``[1, channels]``. What the
+    compiler makes is kept in the folder that ``TORCHINDUCTOR_CACHE_DIR`` names, by default beside
+    the hub's cache, for later starts to take. Raises :class:`CheckpointError` where it cannot be
+    compiled, or comes out otherwise.
     """
     kept = Path(constants.HF_HOME) / "variations-compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
@@ -37,7 +37,7 @@ def compiled(unet: Any, zero: Tensor, shapes: Iterable[tuple[int, ...]]) -> Deno
     predict: Denoiser = torch.compile(plain)
     for shape in shapes:
         try:
-            deviation = _deviation(predict, plain, zero, shape)
+            deviation = _deviation(predict, plain, row, shape)
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
@@ -52,20 +52,21 @@ def compiled(unet: Any, zero: Tensor, shapes: Iterable[tuple[int, ...]]) -> Deno
                 "VARIATIONS_COMPILE=off runs it as it is"
             )
 
-    def run(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
+    def run(latents: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
         with torch.compiler.set_stance("eager_on_recompile"):
-            return predict(latents, timesteps, conditions)
+            return predict(latents, times, conditions)
 
     return run
 
 
 @torch.inference_mode()
-def _deviation(predict: Denoiser, plain: Denoiser, zero: Tensor, shape: tuple[int, ...]) -> float:
+def _deviation(
+    predict: Denoiser, plain: Denoiser, row: tuple[Tensor, Tensor], shape: tuple[int, ...]
+) -> float:
     """Compile ``predict`` for latents of this shape; how far off it is from ``plain``."""
     random = torch.Generator().manual_seed(0)
-    latents = torch.randn(_ROWS, *shape, generator=random).to(zero.device)
-    timesteps = torch.full((_ROWS,), 500.0, device=zero.device)
-    inputs = latents, timesteps, torch.stack([zero] * _ROWS)
+    latents = torch.randn(_ROWS, *shape, generator=random).to(row[0].device)
+    inputs = latents, *(torch.stack([each] * _ROWS) for each in row)
     for each in inputs:
         torch._dynamo.mark_dynamic(each, 0)
     expected = plain(*inputs)

@@ -9,9 +9,9 @@ from torch import Tensor
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Predicts the model outputs of one step, on the tensors' device and without waiting for it.
 
-Latents ``float32 [rows, C, h, w]``, timesteps ``float32 [rows]`` and conditions ``[rows, 1,
-channels]`` in the UNet's own dtype → outputs ``float32 [rows, C, h, w]``, which the next call may
-overwrite.
+Latents ``float32 [rows, C, h, w]`` and, folded and in the UNet's own dtype, timesteps ``[rows,
+channels]`` and conditions ``[rows, 1, channels]`` → outputs ``float32 [rows, C, h, w]``, which the
+next call may overwrite.
 """
 
 
@@ -19,9 +19,10 @@ def eager(unet: Any) -> Denoiser:
     """A folded UNet, called as it is."""
     dtype = unet.dtype
 
-    def predict(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
+    def predict(latents: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
         inputs = latents.to(dtype).contiguous(memory_format=torch.channels_last)
-        [outputs] = unet(inputs, timesteps, encoder_hidden_states=conditions, return_dict=False)
+        unread = times[:, 0]  # in the place of what was folded into `times`
+        [outputs] = unet(inputs, unread, conditions, timestep_cond=times, return_dict=False)
         return outputs.float()  # type: ignore[no-any-return]
 
     return predict

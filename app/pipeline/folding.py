@@ -1,9 +1,11 @@
-"""Cross-attention over one token is a constant, so it is computed once and not at every step.
+"""What is a constant of a step is computed once, and not at every step.
 
 The condition is a single token. A softmax over one key is 1 whatever the query, so every
 cross-attention layer outputs ``to_out(to_v(token))``, the same vector at every position. Folding
 takes those two projections out of the UNet, drops the query, the key and the norm before them, and
 lets the UNet take the vectors themselves in the token's place.
+
+What a UNet makes of its timestep depends on nothing else. Folding takes that out of it as well.
 """
 
 from collections.abc import Callable
@@ -53,6 +55,31 @@ def fold(unet: nn.Module) -> Fold:
         block.attn2, block.norm2 = _Slice(start, stop), nn.Identity()
         start = stop
     return partial(_condition, projections)
+
+
+class TimeFold(nn.Module):
+    """What a UNet makes of timesteps before its first block, taken out of ``unet`` in place.
+
+    From then on the UNet takes that as its ``timestep_cond``, and reads no timestep.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self._sinusoids, self._embedding = unet.time_proj, unet.time_embedding
+        unet.time_proj, unet.time_embedding = nn.Identity(), _Given()
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Timesteps ``float32 [N]`` to ``[N, channels]`` in the UNet's dtype."""
+        dtype = next(self._embedding.parameters()).dtype
+        embedded: Tensor = self._embedding(self._sinusoids(timesteps).to(dtype))
+        return embedded
+
+
+class _Given(nn.Module):
+    """Stands where the time embedding stood: hands on what is given for it."""
+
+    def forward(self, _: Tensor, condition: Tensor) -> Tensor:
+        return condition
 
 
 @torch.inference_mode()

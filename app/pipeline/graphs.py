@@ -48,25 +48,25 @@ class Graphs:
         # Memory may run out in another thread than that of the steps.
         self._playing = threading.Lock()
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
         with self._playing:
             recording = self._recordings.get(latents.shape)
             if recording:
-                given = (latents, timesteps, conditions)
+                given = (latents, times, conditions)
                 for held, each in zip(recording.inputs, given, strict=True):
                     held.copy_(each)
                 recording.play()
-        output = recording.output if recording else self._denoiser(latents, timesteps, conditions)
+        output = recording.output if recording else self._denoiser(latents, times, conditions)
         self._shortages = 0
         return output
 
-    def record(self, latents: Tensor, timesteps: Tensor, conditions: Tensor) -> bool:
+    def record(self, latents: Tensor, times: Tensor, conditions: Tensor) -> bool:
         """Record the call for the shapes of these; ``False`` where memory does not hold it.
 
         Raises :class:`CheckpointError` where something in the call cannot be recorded.
         """
         try:
-            inputs = tuple(given.clone() for given in (latents, timesteps, conditions))
+            inputs = tuple(given.clone() for given in (latents, times, conditions))
             output, play = self._recorder(lambda: self._denoiser(*inputs))
         except Exception as error:
             if _came_of_a_shortage(error):

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from time import perf_counter
 from typing import Self
 
@@ -13,14 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.errors import CheckpointError, GenerationFailed
-from app.parameters import Condition, EncoderInput, ModelConfig, ModelInfo, Parameters, Size
+from app.parameters import (
+    Condition,
+    EncoderInput,
+    ModelConfig,
+    ModelInfo,
+    Parameters,
+    Scheduler,
+    Size,
+)
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.compiled import compiled
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser, eager
 from app.pipeline.devices import choose_device, choose_dtypes, fetched, ran_out_of_memory, sent
-from app.pipeline.folding import fold
+from app.pipeline.folding import TimeFold, fold
 from app.pipeline.graphs import Graphs, cuda_recorder
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
@@ -31,6 +39,9 @@ from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
 from app.pipeline.simplify import simplify
 from app.pipeline.solvers import Solvers
+
+TIMES_KEPT = 16
+"""Solver tables whose folded timesteps are kept on the device: about a megabyte each."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +73,8 @@ class Pipeline:
         self._fold = fold(parts.unet)
         self._zero = self._fold(torch.zeros(parts.unet.config.cross_attention_dim))
         simplify(parts.unet)
+        self._fold_time = TimeFold(parts.unet)
+        self._times = lru_cache(TIMES_KEPT)(self._folded_times)
         self._denoiser: Denoiser = eager(parts.unet)
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
@@ -107,7 +120,7 @@ class Pipeline:
         if config.compile:
             report("compiling", None)
             shapes = [pipeline._latents(size) for size in info.sizes]
-            pipeline._denoiser = compiled(parts.unet, pipeline._zero, shapes)
+            pipeline._denoiser = compiled(parts.unet, pipeline._zero_row(), shapes)
         elif device.type == "cpu":
             pack(parts.unet)
         if device.type == "cuda" and config.cuda_graphs:
@@ -128,7 +141,9 @@ class Pipeline:
         width = self._parts.unet.config.cross_attention_dim
         embedding = torch.randn(width, generator=torch.Generator().manual_seed(0))
         conditions = torch.stack([self._fold(embedding), self._zero])
-        return deviations(self._parts.unet, self._parts.vae, self._denoiser, conditions)
+        return deviations(
+            self._parts.unet, self._parts.vae, self._fold_time, self._denoiser, conditions
+        )
 
     def fewest_steps(self, least: int) -> int:
         """The smallest number of steps from ``least`` on that the default solver surely makes."""
@@ -161,11 +176,10 @@ class Pipeline:
         """Record a step, or run it once where none are recorded; false where memory ran out."""
         try:
             latents = torch.zeros(shape, device=self._device)
-            timesteps = torch.zeros(shape[0], device=self._device)
-            conditions = torch.stack([self._zero] * shape[0])
+            times, conditions = (torch.stack([each] * shape[0]) for each in self._zero_row())
             if isinstance(self._denoiser, Graphs):
-                return self._denoiser.record(latents, timesteps, conditions)
-            self._denoiser(latents, timesteps, conditions)
+                return self._denoiser.record(latents, times, conditions)
+            self._denoiser(latents, times, conditions)
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -233,7 +247,22 @@ class Pipeline:
             for row in rows:  # made on another stream, maybe: its memory must outlast our steps
                 row.condition.record_stream(torch.cuda.current_stream(self._device))
         noise = self._noise(parameters.seed_of(index), parameters.size)
-        return Sample.from_noise(sent(noise, self._device), parameters.size, rows, table)
+        times = self._times(parameters.scheduler, parameters.num_inference_steps)
+        return Sample.from_noise(sent(noise, self._device), parameters.size, rows, table, times)
+
+    def _folded_times(self, scheduler: Scheduler, steps: int) -> tuple[Tensor, ...]:
+        """The folded timesteps of a table's UNet calls, made together: no request's company, and no
+        other table, changes a bit of them.
+        """
+        timesteps = torch.from_numpy(self._solvers.table(scheduler, steps).timesteps)
+        times: Tensor = self._fold_time(sent(timesteps, self._device))
+        return times.unbind()
+
+    @torch.inference_mode()
+    def _zero_row(self) -> tuple[Tensor, Tensor]:
+        """A folded timestep ``[channels]`` and a condition ``[1, channels]``."""
+        [time] = self._fold_time(torch.zeros(1, device=self._device))
+        return time, self._zero
 
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
         """Take ``samples``, all of one size, a step further in one UNet call.

@@ -31,25 +31,32 @@ class Row:
 class Sample:
     """One picture being denoised.
 
-    ``size`` is in pixels. ``position`` counts the UNet calls that are done. ``history`` is what the
-    next multiply-add looks back on, ``float32 [7 − 1, C, h, w]`` on the device: ``x[i], x[i−1],
-    x[i−2]``, then ``e[i−1], … e[i−3]``. :func:`step` replaces both.
+    ``size`` is in pixels. ``times`` are the folded timesteps of all UNet calls, ``[channels]`` each
+    on the device, which samples of one table share. ``position`` counts the UNet calls that are
+    done. ``history`` is what the next multiply-add looks back on, ``float32 [7 − 1, C, h, w]`` on
+    the device: ``x[i], x[i−1], x[i−2]``, then ``e[i−1], … e[i−3]``. :func:`step` replaces both.
     """
 
     size: Size
     conditions: tuple[Row, ...]
     table: SolverTable
+    times: Sequence[Tensor]
     history: Tensor
     position: int = 0
 
     @classmethod
     def from_noise(
-        cls, noise: Tensor, size: Size, conditions: Sequence[Row], table: SolverTable
+        cls,
+        noise: Tensor,
+        size: Size,
+        conditions: Sequence[Row],
+        table: SolverTable,
+        times: Sequence[Tensor],
     ) -> "Sample":
         """A sample before its first step, from unit noise ``[C, h, w]``."""
         history = noise.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *noise.shape)
         history[0] = noise * table.noise_scale
-        return cls(size, tuple(conditions), table, history)
+        return cls(size, tuple(conditions), table, times, history)
 
     @property
     def latents(self) -> Tensor:
@@ -101,14 +108,16 @@ def step(
     # Padding repeats the first sample's first row; nobody reads what comes out of it.
     padding = (bucket or 0) - len(rows)
     rows += [rows[0]] * padding
+    times = [sample.times[sample.position] for sample in samples for _ in sample.conditions]
+    times += [times[0]] * padding
     owners = [i for i, sample in enumerate(samples) for _ in sample.conditions]
     sample_of_row = send(torch.tensor(owners + [0] * padding))
     rows_of_sample = send(torch.tensor(_rows_of_samples(samples)))
     numbers = send(torch.tensor(_numbers(samples), dtype=torch.float32))
-    timesteps, scales, coefficients, weights = numbers.tensor_split((1, 2, _WEIGHTS), dim=1)
+    scales, coefficients, weights = numbers.tensor_split((1, _WEIGHTS), dim=1)
     history = torch.stack([sample.history for sample in samples])
     inputs = history[:, 0] * scales[:, :, None, None]
-    predictions = denoiser(inputs[sample_of_row], timesteps[sample_of_row, 0], torch.stack(rows))
+    predictions = denoiser(inputs[sample_of_row], torch.stack(times), torch.stack(rows))
     outputs = _weighted_sum(predictions[rows_of_sample], weights)
     moved = _moved(history, outputs, coefficients)
     event = event_now(device)  # which may fail, and who has moved by then would move twice
@@ -125,8 +134,8 @@ def _check(samples: Sequence[Sample]) -> None:
         raise ValueError("a sample without steps left cannot be stepped")
 
 
-# A sample's numbers: the timestep, the input scale, the solver's coefficients, then the weights.
-_WEIGHTS = 2 + SAMPLE_TERMS + OUTPUT_TERMS
+# A sample's numbers: the input scale, the solver's coefficients, then the weights.
+_WEIGHTS = 1 + SAMPLE_TERMS + OUTPUT_TERMS
 
 
 def _numbers(samples: Sequence[Sample]) -> list[list[float]]:
@@ -136,8 +145,7 @@ def _numbers(samples: Sequence[Sample]) -> list[list[float]]:
     for sample in samples:
         table, i = sample.table, sample.position
         weights = [row.weight for row in sample.conditions] + [0.0] * (most - sample.rows)
-        of_call = float(table.timesteps[i]), float(table.input_scales[i])
-        numbers.append([*of_call, *table.coefficients[i].tolist(), *weights])
+        numbers.append([float(table.input_scales[i]), *table.coefficients[i].tolist(), *weights])
     return numbers
 
 

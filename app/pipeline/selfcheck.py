@@ -28,11 +28,12 @@ def largest_deviation(dtype: torch.dtype) -> float:
 
 @torch.inference_mode()
 def deviations(
-    unet: Any, vae: Any, denoiser: Denoiser, conditions: Tensor
+    unet: Any, vae: Any, fold_time: nn.Module, denoiser: Denoiser, conditions: Tensor
 ) -> Iterator[tuple[str, float]]:
     """How far off ``unet`` and ``vae`` are, on random latents; a part served exactly is left out.
 
-    ``denoiser`` is how the UNet is served, ``conditions`` two rows for it, ``[2, 1, channels]``.
+    ``fold_time`` was taken out of the UNet, ``denoiser`` is how that is served, ``conditions`` two
+    rows for it, ``[2, 1, channels]``.
     The measure is the norm of the difference over the norm of the outcome; not a number where
     either is not finite.
     """
@@ -42,8 +43,10 @@ def deviations(
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     timesteps = torch.full((2,), 500.0)
     if not _is_exact(unet, device):
-        served = denoiser(sent(latents, device), sent(timesteps, device), conditions)
-        exact = eager(_in_float32(unet))(latents, timesteps, conditions.float().cpu())
+        times = fold_time(sent(timesteps, device))
+        served = denoiser(sent(latents, device), times, conditions)
+        times = _in_float32(fold_time)(timesteps)
+        exact = eager(_in_float32(unet))(latents, times, conditions.float().cpu())
         yield "unet", _deviation(served, exact)
     if not _is_exact(vae, device):
         scaled = latents[:1] / vae.config.scaling_factor

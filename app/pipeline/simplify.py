@@ -69,7 +69,9 @@ def _is_continuous(transformer: Transformer2DModel) -> bool:
 class _TimeProjections(nn.Module):
     """The time embedding with the projections of all residual blocks behind it, as one layer.
 
-    It stands in ``time_embedding``'s place and gives ``[rows, Σ channels]``.
+    It stands in ``time_embedding``'s place and gives ``[rows, Σ channels]``. Each block adds its
+    slice of that to its first convolution's output: so the bias of that convolution, which would be
+    a kernel of its own on a GPU, is taken from it and added here.
     """
 
     def __init__(self, embedding: nn.Module, blocks: list[ResnetBlock2D]) -> None:
@@ -77,10 +79,17 @@ class _TimeProjections(nn.Module):
         self._embedding = embedding
         projections = [cast(nn.Linear, block.time_emb_proj) for block in blocks]
         self._projections = _joined(projections)
+        self._projections.bias.add_(torch.cat([_taken_bias(block.conv1) for block in blocks]))
 
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
         embedded = functional.silu(self._embedding(sample, condition), inplace=True)
         return cast(Tensor, self._projections(embedded))
+
+
+def _taken_bias(layer: nn.Conv2d) -> Tensor:
+    bias = cast(Tensor, layer.bias).detach()
+    layer.bias = None
+    return bias
 
 
 def _joined(layers: list[nn.Linear]) -> nn.Linear:

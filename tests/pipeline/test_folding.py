@@ -1,4 +1,4 @@
-"""Cross-attention over one token is a constant."""
+"""Cross-attention over one token is a constant, and what comes of a timestep another."""
 
 import copy
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from app.errors import CheckpointError
-from app.pipeline.folding import fold
+from app.pipeline.folding import TimeFold, fold
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,18 @@ def test_a_folded_unet_is_smaller(unet: UNet2DConditionModel) -> None:
     folded = copy.deepcopy(unet)
     fold(folded)
     assert not [name for name, _ in folded.named_parameters() if "attn2" in name]
+
+
+@torch.no_grad()
+def test_a_unet_without_its_time_embedding_gives_what_it_gave(unet: UNet2DConditionModel) -> None:
+    folded = copy.deepcopy(unet)
+    fold_time = TimeFold(folded)
+    assert not [name for name, _ in folded.named_parameters() if "time_embedding" in name]
+    latents, tokens = torch.randn(3, 4, 16, 16), torch.randn(3, 1, 24)
+    timesteps = torch.tensor([999.0, 500.5, 1.0])
+    before = unet(latents, timesteps, tokens).sample
+    after = folded(latents, 0 * timesteps, tokens, timestep_cond=fold_time(timesteps)).sample
+    assert torch.equal(before, after)
 
 
 def test_another_kind_of_conditioning_is_refused() -> None:

@@ -46,6 +46,17 @@ def test_a_seed_is_a_cpu_generators(tiny: Pipeline, start: Start) -> None:
     assert torch.equal(start(seed=9).latents.cpu(), noise[0])
 
 
+def test_samples_of_one_table_share_its_folded_timesteps(tiny: Pipeline, start: Start) -> None:
+    one, other, longer = start(seed=1), start(seed=2, guidance=1.0), start(steps=5)
+    assert one.times is other.times
+    assert (len(one.times), len(longer.times)) == (one.steps, longer.steps)
+    for i in range(40):  # of other tables: what is kept is bounded
+        start(scheduler=Scheduler.DDIM, steps=4 + i)
+    again = start()
+    assert again.times is not one.times
+    assert all(map(torch.equal, again.times, one.times))
+
+
 def test_in_one_bucket_company_and_place_do_not_change_a_byte(tiny: Pipeline, start: Start) -> None:
     alone = start(seed=3)
     while alone.steps_left:

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.pipeline.denoiser import eager
-from app.pipeline.folding import fold
+from app.pipeline.folding import TimeFold, fold
 from app.pipeline.simplify import simplify
 
 
@@ -41,14 +41,22 @@ def folded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Input
     return unet, (latents, torch.tensor([999.0, 500.5, 1.0]), torch.stack(conditions))
 
 
+def predict(unet: Any, given: Inputs) -> torch.Tensor:
+    """What a copy of a folded UNet predicts once its timesteps are folded too."""
+    own = copy.deepcopy(unet)
+    fold_time = TimeFold(own)
+    latents, timesteps, conditions = given
+    return eager(own)(latents, fold_time(timesteps), conditions)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_a_simplified_unet_gives_what_it_gave(tiny_folder: Path, dtype: torch.dtype) -> None:
     unet, given = folded(tiny_folder, dtype)
     simple = copy.deepcopy(unet)
     simplify(simple)
-    expected = eager(unet)(*given)
-    off = (eager(simple)(*given) - expected).abs().max() / expected.std()
+    expected = predict(unet, given)
+    off = (predict(simple, given) - expected).abs().max() / expected.std()
     assert float(off) < (1e-5 if dtype == torch.float32 else 0.1)
 
 
@@ -56,10 +64,10 @@ def test_a_simplified_unet_gives_what_it_gave(tiny_folder: Path, dtype: torch.dt
 def test_nothing_is_divided_by_one_and_nothing_projected_twice(tiny_folder: Path) -> None:
     unet, given = folded(tiny_folder)
     with Calls() as before:
-        eager(unet)(*given)
+        predict(unet, given)
     simplify(unet)
     with Calls() as after:
-        eager(unet)(*given)
+        predict(unet, given)
     divisions, of_the_time_embedding = before.counts["div"], 1
     assert divisions > of_the_time_embedding
     assert after.counts["div"] == of_the_time_embedding
@@ -68,13 +76,28 @@ def test_nothing_is_divided_by_one_and_nothing_projected_twice(tiny_folder: Path
 
 
 @torch.inference_mode()
+def test_a_step_computes_nothing_of_its_timestep_and_adds_no_bias_of_first_convolutions(
+    tiny_folder: Path,
+) -> None:
+    unet, (latents, timesteps, conditions) = folded(tiny_folder)
+    simplify(unet)
+    times = TimeFold(unet)(timesteps)
+    with Calls() as calls:
+        eager(unet)(latents, times, conditions)
+    assert not calls.counts.keys() & {"sin", "cos", "exp", "div"}
+    names = {name for name, _ in unet.named_parameters()}
+    assert {name for name in names if name.endswith("conv1.weight")}
+    assert not {name for name in names if name.endswith("conv1.bias")}
+
+
+@torch.inference_mode()
 def test_attention_in_slices_stays_in_slices(tiny_folder: Path) -> None:
     unet, given = folded(tiny_folder)
-    expected = eager(unet)(*given)
+    expected = predict(unet, given)
     unet.set_attention_slice("max")
     simplify(unet)
     with Calls() as calls:
-        outputs = eager(unet)(*given)
+        outputs = predict(unet, given)
     assert not [name for name in calls.counts if "scaled_dot_product" in name]
     assert float((outputs - expected).abs().max()) < 1e-5
 
