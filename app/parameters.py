@@ -16,6 +16,12 @@ Size = tuple[int, int]
 EncoderInput = NDArray[np.float32]
 """A fitted and normalised picture as the image encoder takes it: ``float32 [3, side, side]``."""
 
+Embedding = NDArray[np.float32]
+"""What the image encoder makes of it, projected and not normalised: ``float32 [projection]``.
+
+It may stand wherever a condition names a picture; its one dimension tells it apart.
+"""
+
 MAX_VARIATIONS = 8
 MAX_GUIDANCE_SCALE = 25.0
 MAX_STEPS = 100
@@ -102,7 +108,7 @@ class ConditionRow:
     No picture stands for the zero embedding.
     """
 
-    picture: EncoderInput | None
+    picture: EncoderInput | Embedding | None
     weight: float
 
 
@@ -116,7 +122,7 @@ class Condition:
     rows: tuple[ConditionRow, ...]
 
     @classmethod
-    def guided(cls, picture: EncoderInput, guidance_scale: float) -> "Condition":
+    def guided(cls, picture: EncoderInput | Embedding, guidance_scale: float) -> "Condition":
         """Classifier-free guidance ``u + g·(c − u)`` (Ho & Salimans, 2022): ``(c, g), (u, 1 − g)``.
 
         At most 1 means no guidance, as in the reference: ``c`` alone.

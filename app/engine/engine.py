@@ -228,8 +228,7 @@ class Engine:
             case Ready():
                 self._worker_ready(message)
             case Encoded():
-                self._mirror.encoded(message)
-                self._metrics.stalled("encode", self._mirror.stalled(message.seconds))
+                self._encoded(message)
             case StepStats():
                 self._stepped(message)
             case DecodeStats():
@@ -248,6 +247,12 @@ class Engine:
                 self._metrics.ran_out(stage)
             case DeviceUse():
                 self._metrics.device(message)
+
+    def _encoded(self, message: Encoded) -> None:
+        self._mirror.encoded(message)
+        self._metrics.stalled("encode", self._mirror.stalled(message.seconds))
+        if generation := self._mirror.submitted(message.request_id):
+            generation.encoded(message.embeddings)
 
     def _showed(self, message: PictureDone | PreviewMade) -> None:
         if generation := self._mirror.get(message.request_id):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from app.errors import VariationsError
 from app.ipc.messages import Stage
-from app.parameters import Condition, Parameters
+from app.parameters import Condition, Embedding, Parameters
 from app.pictures import Picture
 
 
@@ -138,6 +138,9 @@ class Generation:
         """Workers that ended with it in their steps."""
         self.started = False
         """It has been in a step, of this worker or of one before it."""
+        self.embeddings: tuple[Embedding, ...] = ()
+        """Of its condition's distinct pictures, as the rows first name them, once they are
+        encoded."""
         self.watchers = 0
         """Iterators over its events that are open."""
         self.wasted_steps = 0
@@ -213,6 +216,10 @@ class Generation:
         last = self._events[-1] if self._events else None
         if not self.ended and not (isinstance(last, Queued) and last.position == position):
             self._tell(Queued(position, start_in))
+
+    def encoded(self, embeddings: tuple[Embedding, ...]) -> None:
+        """The pictures of its condition have become these."""
+        self.embeddings = embeddings
 
     def step(self, indices: list[int]) -> None:
         """These of its pictures took part in a step."""

@@ -12,7 +12,7 @@ answered, but :class:`Dropped`.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.parameters import Condition, ModelConfig, ModelInfo, Parameters, Size
+from app.parameters import Condition, Embedding, ModelConfig, ModelInfo, Parameters, Size
 from app.pictures import Picture
 from app.pictures.fit import Preprocessing
 from app.scheduling.row_cap import CapReason
@@ -115,10 +115,15 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The request's condition was encoded in ``seconds``, and its samples have joined the line."""
+    """The request's condition was encoded in ``seconds``, and its samples have joined the line.
+
+    ``embeddings`` are those of its condition's distinct pictures, as the rows first name them: in
+    the place of these they make the same variations.
+    """
 
     request_id: str
     seconds: float
+    embeddings: tuple[Embedding, ...]
 
 
 @dataclass(frozen=True, slots=True)

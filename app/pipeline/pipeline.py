@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from time import perf_counter
 from typing import Self
@@ -15,6 +15,8 @@ from torch import Tensor
 from app.errors import CheckpointError, GenerationFailed
 from app.parameters import (
     Condition,
+    ConditionRow,
+    Embedding,
     EncoderInput,
     ModelConfig,
     ModelInfo,
@@ -217,17 +219,34 @@ class Pipeline:
     def conditions(self, conditions: Sequence[Condition]) -> list[tuple[Row, ...]]:
         """The rows of several requests' samples: every distinct picture is encoded once, all
         together, and folded.
+
+        Raises :class:`GenerationFailed` where an embedding is not finite or not of this encoder.
         """
         rows = [row for condition in conditions for row in condition.rows]
         pictures = {id(row.picture): row.picture for row in rows if row.picture is not None}
-        folded = {id(None): self._zero}
-        if pictures:
-            embeddings = torch.from_numpy(self.encode(*pictures.values()))
-            folded |= zip(pictures, map(self._fold, embeddings), strict=True)
-        return [
-            tuple(Row(folded[id(row.picture)], row.weight) for row in condition.rows)
-            for condition in conditions
-        ]
+        embeddings = self._embedded(pictures)
+        folded = {name: self._fold(torch.tensor(each)) for name, each in embeddings.items()}
+
+        def row_of(row: ConditionRow) -> Row:
+            if row.picture is None:
+                return Row(self._zero, row.weight)
+            name = id(row.picture)
+            return Row(folded[name], row.weight, (embeddings[name],))
+
+        return [tuple(map(row_of, condition.rows)) for condition in conditions]
+
+    def _embedded(self, pictures: Mapping[int, EncoderInput | Embedding]) -> dict[int, Embedding]:
+        """The embeddings of those that are none yet, encoded together, and those that are."""
+        embeddings = {name: each for name, each in pictures.items() if each.ndim == 1}
+        width = self._parts.unet.config.cross_attention_dim
+        for each in embeddings.values():
+            if each.size != width:
+                raise GenerationFailed(
+                    f"an embedding has {each.size} numbers, where this model takes {width}"
+                )
+        if unencoded := {name: each for name, each in pictures.items() if name not in embeddings}:
+            embeddings |= zip(unencoded, self.encode(*unencoded.values()), strict=True)
+        return embeddings
 
     def build_table(self, parameters: Parameters, seconds: float) -> bool:
         """Build on a request's solver table for about so many seconds; False: more is needed.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.parameters import Size
+from app.parameters import Embedding, Size
 from app.pipeline.denoiser import Denoiser
 from app.pipeline.devices import event_now, sent
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
@@ -21,10 +21,14 @@ from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One UNet input of a sample: a folded condition ``[1, channels]`` and the output's weight."""
+    """One UNet input of a sample: a folded condition ``[1, channels]`` and the output's weight.
+
+    ``embeddings`` are those of the pictures that it looks at.
+    """
 
     condition: Tensor
     weight: float
+    embeddings: tuple[Embedding, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

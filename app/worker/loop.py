@@ -176,7 +176,8 @@ class Worker:
     def _join(self, submit: Submit, rows: Sequence[Row], seconds: float) -> None:
         state = self._states[submit.request_id]
         state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, rows)))
-        self._send(Encoded(submit.request_id, seconds))
+        embeddings = {id(each): each for row in rows for each in row.embeddings}
+        self._send(Encoded(submit.request_id, seconds, tuple(embeddings.values())))
         for ticket in tickets_of(submit.request_id, state.parameters, submit.due):
             self._batcher.add(ticket)
 

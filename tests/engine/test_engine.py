@@ -23,7 +23,7 @@ from app.engine.generation import (
 from app.engine.lifecycle import WorkerState
 from app.errors import AttemptsExhausted, GenerationFailed, NotReady, WorkerUnavailable
 from app.ipc.messages import Encoded, Measured, Ready, StepStats
-from app.parameters import Parameters, Scheduler
+from app.parameters import Condition, Parameters, Scheduler
 from tests.support.engine import (
     Diary,
     kill_while_running,
@@ -90,6 +90,19 @@ async def test_every_step_and_every_picture_is_told_as_it_happens(running: Runni
         assert one.picture is result.pictures[one.index]
     assert {stage.name for stage in result.stages} >= {"queue", "encode", "denoise", "decode"}
     assert result.steps == len(diary.steps) == 4
+
+
+async def test_a_generation_knows_the_embeddings_that_its_pictures_were_made_from(
+    running: Running,
+) -> None:
+    engine, _ = running
+    guided = replace(SHORT_REQUEST, guidance_scale=3.0)
+    first = submit(engine, "pictures", guided)
+    made = await first.result()
+    [embedding] = first.embeddings
+    again = engine.submit("embeddings", guided, Condition.guided(embedding, 3.0))
+    for ours, theirs in zip((await again.result()).pictures, made.pictures, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 async def test_a_short_request_leaves_its_batch_before_a_long_one(running: Running) -> None:
@@ -285,7 +298,7 @@ class ReadyEngine(Engine):
 
 def tell_encoded(engine: Engine, *names: str) -> None:
     for name in names:
-        engine.receive(Encoded(name, 0.1))
+        engine.receive(Encoded(name, 0.1, ()))
 
 
 def tell_step(engine: Engine, asked: Parameters, cap: int, *names: str) -> None:

@@ -120,6 +120,20 @@ def test_pictures_encoded_together_have_the_rows_of_each_alone(tiny: Pipeline) -
             torch.testing.assert_close(row.condition, alone.condition)
 
 
+def test_a_row_tells_its_embedding_which_may_stand_for_the_picture(tiny: Pipeline) -> None:
+    picture, zero = tiny.condition(Condition.guided(encoder_input(), 3.0))
+    [embedding] = picture.embeddings
+    assert zero.embeddings == ()
+    again, _ = tiny.condition(Condition.guided(embedding, 3.0))
+    assert torch.equal(again.condition, picture.condition)
+
+
+def test_an_embedding_of_another_encoder_fails_its_request(tiny: Pipeline) -> None:
+    foreign = Condition.guided(np.zeros(7, np.float32), 1.0)
+    with pytest.raises(GenerationFailed, match="has 7 numbers, where this model takes 24"):
+        tiny.condition(foreign)
+
+
 def test_the_zero_embedding_is_folded_once_for_all_requests(tiny: Pipeline) -> None:
     nothing = Condition((ConditionRow(None, 1.0),))
     [first], [second] = tiny.condition(nothing), tiny.condition(nothing)
