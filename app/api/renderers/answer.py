@@ -1,4 +1,4 @@
-"""The answer of ``POST /variations`` as one JSON document, with the pictures in base64."""
+"""The answer of ``POST /variations``: all that is told of finished pictures, and as JSON."""
 
 import time
 from dataclasses import asdict
@@ -10,12 +10,17 @@ from app.engine.generation import Result
 from app.pictures import Picture
 from app.pictures.encode import OutputFormat, encode_base64
 
-Answer = tuple[bytes, dict[str, str]]
+Rendered = tuple[bytes, dict[str, str]]
 """A body and its headers."""
 
 
-def render_json(submission: Submission, result: Result, output_format: OutputFormat) -> Answer:
-    """The whole answer. Takes a while; call it in a thread."""
+def answer(
+    submission: Submission, result: Result, output_format: OutputFormat
+) -> schemas.VariationsResponse:
+    """All that there is to tell, of which every form of an answer is made.
+
+    Takes a while; call it in a thread.
+    """
     began = time.perf_counter()
     variations = [
         variation(submission, index, picture, output_format)
@@ -23,7 +28,11 @@ def render_json(submission: Submission, result: Result, output_format: OutputFor
     ]
     submission.admission.timeline.passed("write", began)
     summed_up = summary(submission, result, output_format)
-    answer = schemas.VariationsResponse(**dict(summed_up), variations=variations)
+    return schemas.VariationsResponse(**dict(summed_up), variations=variations)
+
+
+def render_json(answer: schemas.VariationsResponse) -> Rendered:
+    """The whole answer. Takes a while; call it in a thread."""
     return answer.model_dump_json().encode(), {"content-type": JSON}
 
 

@@ -1,33 +1,21 @@
-"""A generation as a stream of server-sent events (WHATWG HTML, 9.2), told as they happen."""
+"""A stream of server-sent events (WHATWG HTML, 9.2), told as they happen."""
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from app.api import problems, schemas
+from app.api.middleware.admission import Admission
 from app.api.middleware.disconnect import unless_gone
-from app.api.renderers.answer import summary, variation
-from app.api.submission import Submission
-from app.engine.generation import (
-    Event,
-    Failed,
-    Finished,
-    Generation,
-    PictureReady,
-    PreviewReady,
-    Queued,
-    Restarted,
-    StepDone,
-)
+from app.api.renderers.progress import Told
 from app.errors import VariationsError
-from app.pictures import Picture
-from app.pictures.encode import PREVIEW_TYPE, OutputFormat, encode_preview
 
 HEARTBEAT_SECONDS = 15.0
 """Longest silence: proxies end connections on which nothing is said for a minute, say."""
@@ -35,24 +23,36 @@ HEARTBEAT_SECONDS = 15.0
 STEP_SECONDS = 0.1
 """At least so long between two events about steps: no eye follows more of them."""
 
-Tell = Callable[[Event], Awaitable[bytes]]
-"""Makes of a generation's event what a stream says of it; empty where that is nothing."""
+Words = Callable[[Told], bytes]
+"""What a stream says of an event; empty where that is nothing."""
+
+T = TypeVar("T")
 
 
 class EventStream(EventSourceResponse):
-    """Tells the events of a submission, and its error if it has one as the last.
+    """Says in ``words`` what is ``told``, and the error that it raises, if it does, as the last.
 
-    Ends early where the client goes away. In log and metrics it has the status that such an error
-    has by itself, and that of a client that has gone.
+    It ends early where the client goes away, and with an error when an ``admission`` is out of
+    time. In log and metrics it has the status that such an error has by itself, and that of a
+    client that has gone; ``failed`` is called in these cases.
     """
 
-    def __init__(self, request: Request, submission: Submission, tell: Tell) -> None:
+    def __init__(
+        self,
+        request: Request,
+        told: AsyncGenerator[Told, None],
+        words: Words,
+        *,
+        admission: Admission | None = None,
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
         headers = {"x-accel-buffering": "no"}  # nginx would hold it back
         self._request = request
-        self._submission = submission
-        self._tell = tell
-        self._told = self._tell_all()
-        super().__init__(self._told, headers=headers)
+        self._words = words
+        self._admission = admission
+        self._failed = failed
+        self._said = self._say_all(told)
+        super().__init__(self._said, headers=headers)
         request.state.streams = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,59 +61,59 @@ class EventStream(EventSourceResponse):
         try:
             await unless_gone(self._request, self._send_all(send))
         except ClientDisconnect:  # who would read a problem?
-            self._submission.failed()
+            self._failed()
             self._request.state.ended_as = problems.CLIENT_GONE
         # Last, so that who has read it finds the place free that this request had.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
-        async with aclosing(self._told):
-            async for words in self._told:
+        async with aclosing(self._said):
+            async for words in self._said:
                 await send({"type": "http.response.body", "body": words, "more_body": True})
 
-    async def _tell_all(self) -> AsyncGenerator[bytes, None]:
-        admission = self._submission.admission
+    async def _say_all(self, told: AsyncGenerator[Told, None]) -> AsyncGenerator[bytes, None]:
+        admission = self._admission
         said = time.monotonic()
         try:
-            async with aclosing(_heard(self._submission.generation, admission.left)) as events:
-                async for event in events:
-                    if isinstance(event, Failed):
-                        raise event.error
-                    words = await self._tell(event) if event else b""
-                    silent = event is None or time.monotonic() >= said + HEARTBEAT_SECONDS
+            async with aclosing(_heard(told, admission.left if admission else math.inf)) as heard:
+                async for one in heard:
+                    words = self._words(one) if one else b""
+                    silent = one is None or time.monotonic() >= said + HEARTBEAT_SECONDS
                     if words or silent:
                         yield words or KEEPALIVE_COMMENT
                         said = time.monotonic()
         except TimeoutError:
-            yield self._failed(admission.out_of_time())
+            if admission is None:
+                raise
+            yield self._error(admission.out_of_time())
         except VariationsError as error:
-            yield self._failed(error)
+            yield self._error(error)
 
-    def _failed(self, error: VariationsError) -> bytes:
-        self._submission.failed()
+    def _error(self, error: VariationsError) -> bytes:
+        self._failed()
         problem = problems.counted(self._request, error)
         self._request.state.ended_as = problem.status_code
         return format_sse_event(event="error", data_str=bytes(problem.body).decode())
 
 
-async def _heard(generation: Generation, seconds: float) -> AsyncGenerator[Event | None, None]:
-    """The events of a generation, and ``None`` where nothing happens for a while.
+async def _heard(told: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
+    """What is told, and ``None`` where nothing is for a while.
 
     Raises :class:`TimeoutError` where it has not ended after ``seconds``.
     """
     clock = asyncio.get_running_loop().time
     until = clock() + seconds
-    async with aclosing(generation.events()) as events:
-        upcoming = asyncio.ensure_future(anext(events, None))
+    async with aclosing(told):
+        upcoming = asyncio.ensure_future(anext(told, None))
         try:
             while True:
                 pause = max(0.0, min(HEARTBEAT_SECONDS, until - clock()))
                 await asyncio.wait((upcoming,), timeout=pause)
                 if upcoming.done():
-                    if (event := upcoming.result()) is None:
+                    if (one := upcoming.result()) is None:
                         return
-                    upcoming = asyncio.ensure_future(anext(events, None))
-                    yield event
+                    upcoming = asyncio.ensure_future(anext(told, None))
+                    yield one
                 elif clock() >= until:
                     raise TimeoutError
                 else:
@@ -123,59 +123,22 @@ async def _heard(generation: Generation, seconds: float) -> AsyncGenerator[Event
             await asyncio.gather(upcoming, return_exceptions=True)
 
 
-class Progress:
-    """What the stream of ``POST /variations`` says of each event."""
+class Plainly:
+    """The words of ``POST /variations``: every event under its own name, of steps not every one."""
 
-    def __init__(self, submission: Submission, output_format: OutputFormat) -> None:
-        self._submission = submission
-        self._output_format = output_format
+    def __init__(self) -> None:
         self._stepped = 0.0
 
-    async def tell(self, event: Event) -> bytes:
+    def __call__(self, told: Told) -> bytes:
         """One event on the wire."""
-        match event:
-            case Queued(position, start_in):
-                return _event("queued", schemas.Queued(position=position, start_in=start_in))
-            case StepDone(done, of):
-                return self._step(done, of)
-            case PreviewReady(index, picture):
-                return _event("preview", await asyncio.to_thread(_preview, index, picture))
-            case PictureReady(index, picture):
-                return _event("picture", await self._written(index, picture))
-            case Restarted():
-                return _event("restarted", schemas.Restarted())
-            case Finished(result):
-                self._submission.worked(result)
-                self._submission.answered()
-                return _event("done", summary(self._submission, result, self._output_format))
-        raise AssertionError(event)
-
-    async def _written(self, index: int, picture: Picture | None) -> schemas.Variation:
-        arguments = self._submission, index, picture, self._output_format
-        began = time.perf_counter()
-        written = await asyncio.to_thread(variation, *arguments)
-        self._submission.admission.timeline.passed("write", began)
-        return written
-
-    def _step(self, done: tuple[int, ...], of: int) -> bytes:
-        now = time.monotonic()
-        if now < self._stepped + STEP_SECONDS and min(done) < of:
+        if isinstance(told.data, schemas.Step) and not self._is_due(told.data):
             return b""
+        number = None if told.number is None else str(told.number)
+        return format_sse_event(event=told.name, data_str=told.data.model_dump_json(), id=number)
+
+    def _is_due(self, step: schemas.Step) -> bool:
+        now = time.monotonic()
+        if now < self._stepped + STEP_SECONDS and min(step.done) < step.of:
+            return False
         self._stepped = now
-        finish_in = self._submission.generation.finishes_in
-        return _event("step", schemas.Step(done=done, of=of, finish_in=finish_in))
-
-
-def _preview(index: int, picture: Picture) -> schemas.Preview:
-    height, width, _ = picture.shape
-    return schemas.Preview(
-        index=index,
-        b64_json=encode_preview(picture),
-        media_type=PREVIEW_TYPE,
-        width=width,
-        height=height,
-    )
-
-
-def _event(name: str, data: BaseModel) -> bytes:
-    return format_sse_event(event=name, data_str=data.model_dump_json())
+        return True

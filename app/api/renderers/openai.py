@@ -1,134 +1,108 @@
 """A generation as OpenAI's SDK reads it: one answer, or a stream of events."""
 
-import asyncio
-import base64
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi.sse import format_sse_event
 
-from app.api import openai
-from app.api.renderers.answer import summary
-from app.api.submission import Submission
-from app.engine.generation import Event, Finished, PictureReady, PreviewReady, Result, StepDone
+from app.api import openai, schemas
+from app.api.renderers.progress import Told
 from app.errors import AllFlagged
-from app.pictures import Picture
-from app.pictures.encode import OutputFormat, encode, encode_base64, encode_preview
+from app.parameters import Parameters
+from app.pictures.encode import OutputFormat
 
 
-def written(
-    submission: Submission, result: Result, output_format: OutputFormat
-) -> list[bytes | None]:
-    """The pictures as files, ``None`` for a flagged one. Takes a while; call it in a thread.
-
-    Raises :class:`AllFlagged` where there is no other.
-    """
-    _check_flagged(result)
-    began = time.perf_counter()
-    files = [None if each is None else encode(each, output_format) for each in result.pictures]
-    submission.admission.timeline.passed("write", began)
-    return files
-
-
-def render_images(
-    submission: Submission,
-    result: Result,
-    output_format: OutputFormat,
-    files: Sequence[bytes | None],
-    urls: Sequence[str] | None,
-) -> bytes:
+def render_images(answer: schemas.VariationsResponse, urls: Sequence[str] | None) -> bytes:
     """The answer of ``POST /v1/images/variations``: with ``urls`` of those not flagged, or data.
 
     Takes a while; call it in a thread.
     """
-    parameters = submission.parameters
     addresses = iter(urls or ())
     data, flagged = [], []
-    for index, file in enumerate(files):
-        whose: dict[str, Any] = {"index": index, "seed": parameters.seed_of(index)}
-        if file is None:
+    for one in answer.variations:
+        whose: dict[str, Any] = {"index": one.index, "seed": one.seed}
+        if one.flagged:
             flagged.append(openai.Flagged(**whose, note=openai.FLAGGED_NOTE))
         elif urls is not None:
             data.append(openai.Image(**whose, url=next(addresses)))
         else:
-            data.append(openai.Image(**whose, b64_json=base64.b64encode(file).decode()))
-    summed_up = summary(submission, result, output_format)
-    answer = openai.ImagesResponse(
-        created=summed_up.created,
+            data.append(openai.Image(**whose, b64_json=one.b64_json))
+    images = openai.ImagesResponse(
+        created=answer.created,
         data=data,
-        size=_size(submission),
-        output_format=output_format,
+        size=_size(answer.parameters),
+        output_format=answer.parameters.output_format,
         flagged=flagged,
-        model=summed_up.model,
-        parameters=summed_up.parameters,
-        timings=summed_up.timings,
+        model=answer.model,
+        parameters=answer.parameters,
+        timings=answer.timings,
     )
-    return answer.model_dump_json(exclude_none=True).encode()
+    return images.model_dump_json(exclude_none=True).encode()
+
+
+def check_flagged(flagged: Sequence[bool]) -> None:
+    """Raise :class:`AllFlagged` where the safety checker has stopped every picture."""
+    if all(flagged):
+        raise AllFlagged("The safety checker stopped every picture; other seeds make other ones")
 
 
 class Images:
-    """What the stream of ``POST /v1/images/variations`` says of each event.
+    """The words of the stream of ``POST /v1/images/variations``.
 
     Of each picture there are at most ``partials`` previews, spread over its steps.
     """
 
-    def __init__(self, submission: Submission, output_format: OutputFormat, partials: int) -> None:
-        self._submission = submission
+    def __init__(self, parameters: Parameters, output_format: OutputFormat, partials: int) -> None:
+        self._parameters = parameters
         self._output_format = output_format
         self._partials = partials
-        self._progress = [0.0] * submission.parameters.n
-        self._due = [1] * submission.parameters.n
-        self._shown = [0] * submission.parameters.n
+        self._progress = [0.0] * parameters.n
+        self._due = [1] * parameters.n
+        self._shown = [0] * parameters.n
+        self._flagged: list[bool] = []
 
-    async def tell(self, event: Event) -> bytes:
-        """One event on the wire, or none."""
-        match event:
-            case StepDone(done, of):
+    def __call__(self, told: Told) -> bytes:
+        """One event on the wire, or none. Raises :class:`AllFlagged` at the end where all are."""
+        match told.data:
+            case schemas.Step(done=done, of=of):
                 self._progress = [each / of for each in done]
-            case PreviewReady(index, picture):
-                return await self._partial(index, picture)
-            case PictureReady(index, picture):
-                return await self._completed(index, picture)
-            case Finished(result):
-                self._submission.worked(result)
-                _check_flagged(result)
-                self._submission.answered()
+            case schemas.Preview() as preview:
+                return self._partial(preview)
+            case schemas.Variation() as variation:
+                return self._completed(variation)
+            case schemas.Summary():
+                check_flagged(self._flagged)
             case _:  # of queues and restarts OpenAI's clients know nothing
                 pass
         return b""
 
-    async def _partial(self, index: int, picture: Picture) -> bytes:
-        parts = self._partials + 1
+    def _partial(self, preview: schemas.Preview) -> bytes:
+        parts, index = self._partials + 1, preview.index
         if self._progress[index] < self._due[index] / parts:
             return b""
         self._due[index] = int(self._progress[index] * parts) + 1
         number = self._shown[index]
         self._shown[index] += 1
-        data = await asyncio.to_thread(encode_preview, picture)
-        return _event(
-            openai.PartialImage(
-                **self._common(index, data, OutputFormat.JPEG), partial_image_index=number
-            )
-        )
+        common = self._common(index, preview.b64_json, OutputFormat.JPEG)
+        return _event(openai.PartialImage(**common, partial_image_index=number))
 
-    async def _completed(self, index: int, picture: Picture | None) -> bytes:
-        if picture is None:
-            seed = self._submission.parameters.seed_of(index)
-            return _event(openai.FlaggedImage(index=index, seed=seed, note=openai.FLAGGED_NOTE))
-        began = time.perf_counter()
-        data = await asyncio.to_thread(encode_base64, picture, self._output_format)
-        self._submission.admission.timeline.passed("write", began)
-        return _event(openai.CompletedImage(**self._common(index, data, self._output_format)))
+    def _completed(self, one: schemas.Variation) -> bytes:
+        self._flagged.append(one.flagged)
+        if one.b64_json is None:
+            note = openai.FLAGGED_NOTE
+            return _event(openai.FlaggedImage(index=one.index, seed=one.seed, note=note))
+        common = self._common(one.index, one.b64_json, self._output_format)
+        return _event(openai.CompletedImage(**common))
 
     def _common(self, index: int, data: str, output_format: OutputFormat) -> dict[str, Any]:
         return {
             "b64_json": data,
             "created_at": int(time.time()),
-            "size": _size(self._submission),
+            "size": _size(self._parameters),
             "output_format": output_format,
             "index": index,
-            "seed": self._submission.parameters.seed_of(index),
+            "seed": self._parameters.seed_of(index),
         }
 
 
@@ -136,11 +110,5 @@ def _event(data: openai.StreamEvent) -> bytes:
     return format_sse_event(event=data.type, data_str=data.model_dump_json())
 
 
-def _check_flagged(result: Result) -> None:
-    if all(picture is None for picture in result.pictures):
-        raise AllFlagged("The safety checker stopped every picture; other seeds make other ones")
-
-
-def _size(submission: Submission) -> str:
-    parameters = submission.parameters
+def _size(parameters: Parameters) -> str:
     return f"{parameters.width}x{parameters.height}"

@@ -1,6 +1,7 @@
 """OpenAI's images API for its SDK: ``POST /v1/images/variations`` and ``GET /v1/models``."""
 
 import asyncio
+import base64
 import math
 from dataclasses import replace
 from typing import Annotated, Any
@@ -14,11 +15,14 @@ from app.api import document, openai
 from app.api.middleware.admission import Admission, AdmittedRoute
 from app.api.middleware.disconnect import unless_gone
 from app.api.negotiation import EVENTS
+from app.api.renderers.answer import answer
 from app.api.renderers.events import EventStream
-from app.api.renderers.openai import Images, render_images, written
+from app.api.renderers.openai import Images, check_flagged, render_images
+from app.api.renderers.progress import progress
 from app.api.routes.variations import TIMEOUT
+from app.api.schemas import VariationsResponse
 from app.api.state import service_of
-from app.api.submission import Submission, check_previews, submit
+from app.api.submission import check_previews, submit
 from app.errors import InvalidParameter, UnknownModel
 from app.parameters import ModelInfo, Size, Wishes
 from app.pictures.encode import OutputFormat
@@ -53,8 +57,10 @@ async def create_variation(
     if form.stream:
         submitting = submit(request, wishes, form.image, previews=form.partial_images > 0)
         submission = await unless_gone(request, submitting)
-        images = Images(submission, output_format, form.partial_images)
-        return EventStream(request, submission, images.tell)
+        told = progress(submission, output_format)
+        words = Images(submission.parameters, output_format, form.partial_images)
+        admission, failed = submission.admission, submission.failed
+        return EventStream(request, told, words, admission=admission, failed=failed)
     return await unless_gone(request, _answer(request, form, wishes, output_format))
 
 
@@ -63,21 +69,27 @@ async def _answer(
 ) -> Response:
     submission = await submit(request, wishes, form.image)
     result = await submission.result()
-    files = await asyncio.to_thread(written, submission, result, output_format)
-    urls = None
-    if form.response_format != "b64_json":
-        urls = _stored(request, submission, [file for file in files if file], output_format)
-    body = await asyncio.to_thread(render_images, submission, result, output_format, files, urls)
+    whole = await asyncio.to_thread(answer, submission, result, output_format)
+    response = await _rendered(request, form, whole)
     submission.answered()
+    return response
+
+
+async def _rendered(
+    request: Request, form: openai.VariationForm, answer: VariationsResponse
+) -> Response:
+    check_flagged([one.flagged for one in answer.variations])
+    urls = None if form.response_format == "b64_json" else _addresses(request, answer)
+    body = await asyncio.to_thread(render_images, answer, urls)
     return Response(body, media_type="application/json")
 
 
-def _stored(
-    request: Request, submission: Submission, files: list[bytes], output_format: OutputFormat
-) -> list[str]:
+def _addresses(request: Request, answer: VariationsResponse) -> list[str]:
     """Addresses at which the files are found for a while."""
-    store, caller = submission.service.pictures, submission.admission.caller
-    names = store.put(files, output_format.media_type, caller)
+    admission: Admission = request.state.admission
+    files = [base64.b64decode(one.b64_json) for one in answer.variations if one.b64_json]
+    media_type = answer.parameters.output_format.media_type
+    names = service_of(request).pictures.put(files, media_type, admission.caller)
     return [f"{request.base_url}pictures/{name}" for name in names]
 
 

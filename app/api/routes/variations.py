@@ -14,9 +14,10 @@ from app.api.middleware.admission import TIMEOUT_HEADER
 from app.api.middleware.disconnect import unless_gone
 from app.api.negotiation import EVENTS, JSON, PICTURES, VARY, ZIP, NegotiatedRoute, suitable
 from app.api.problems import documented
-from app.api.renderers.answer import render_json
-from app.api.renderers.events import EventStream, Progress
+from app.api.renderers.answer import answer, render_json
+from app.api.renderers.events import EventStream, Plainly
 from app.api.renderers.files import render_picture, render_zip
+from app.api.renderers.progress import progress
 from app.api.schemas import VariationsForm, VariationsResponse
 from app.api.submission import check_previews, submit
 from app.errors import InvalidParameter
@@ -72,7 +73,9 @@ async def create_variations(
     if media_type == EVENTS:
         submitting = submit(request, form.wishes(), form.image, previews=form.previews)
         submission = await unless_gone(request, submitting)
-        return EventStream(request, submission, Progress(submission, output_format).tell)
+        told = progress(submission, output_format)
+        admission, failed = submission.admission, submission.failed
+        return EventStream(request, told, Plainly(), admission=admission, failed=failed)
     return await unless_gone(request, _answer(request, form, media_type, output_format))
 
 
@@ -87,7 +90,14 @@ async def _answer(
 ) -> Response:
     submission = await submit(request, form.wishes(), form.image)
     result = await submission.result()
-    render = {JSON: render_json, ZIP: render_zip}.get(media_type, render_picture)
-    body, headers = await asyncio.to_thread(render, submission, result, output_format)
+    whole = await asyncio.to_thread(answer, submission, result, output_format)
+    response = await rendered(whole, media_type)
     submission.answered()
+    return response
+
+
+async def rendered(answer: VariationsResponse, media_type: str) -> Response:
+    """An answer in one of the forms that there are."""
+    render = {JSON: render_json, ZIP: render_zip}.get(media_type, render_picture)
+    body, headers = await asyncio.to_thread(render, answer)
     return Response(body, headers=headers | VARY)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.renderers.answer import render_json
+from app.api.renderers.answer import answer, render_json
 from app.api.timeline import Timeline
 from app.engine.generation import Result
 from app.ipc.messages import Stage
@@ -29,10 +29,11 @@ def rendered(
 ) -> dict[str, Any]:
     parameters = replace(SHORT_REQUEST, n=len(pictures))
     result = Result(pictures, (), steps=5)
-    body, headers = render_json(submission(parameters, timeline), result, output_format)
+    whole = answer(submission(parameters, timeline), result, output_format)
+    body, headers = render_json(whole)
     assert headers == {"content-type": "application/json"}
-    answer: dict[str, Any] = json.loads(body)
-    return answer
+    told: dict[str, Any] = json.loads(body)
+    return told
 
 
 @pytest.mark.parametrize("output_format", OutputFormat)
@@ -56,10 +57,10 @@ def test_a_flagged_picture_is_null_and_keeps_its_index_and_seed() -> None:
 
 
 def test_an_answer_names_the_request_the_model_and_every_parameter() -> None:
-    answer = rendered(GREY)
-    assert answer["id"] == "a.b"
-    assert answer["model"] == {"id": "fake", "revision": "v1"}
-    assert answer["parameters"] == {
+    told = rendered(GREY)
+    assert told["id"] == "a.b"
+    assert told["model"] == {"id": "fake", "revision": "v1"}
+    assert told["parameters"] == {
         "n": 1,
         "guidance_scale": 3.0,
         "num_inference_steps": 4,
