@@ -164,5 +164,9 @@ class CheckpointUnavailable(CheckpointError, title="The checkpoint cannot be had
     """The hub or the disk does not answer, or not well; the checkpoint may be had later."""
 
 
+class TrainingIndexError(CheckpointError, title="The index of training pictures cannot be used"):
+    """The index with which variations are compared is missing, broken, or of another descriptor."""
+
+
 class DeviceUnavailable(VariationsError, title="The device cannot be used", status=503):
     """The device does not work; whether it does again, only a new process can find out."""

@@ -135,11 +135,25 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class NearDuplicate:
+    """The training picture that a variation is a near-copy of.
+
+    ``score`` is the cosine of their descriptors, which is ``threshold`` or more; ``of`` is the
+    training picture's name in its data set, where names may be told.
+    """
+
+    score: float
+    threshold: float
+    of: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Which checkpoint to load and how, from the settings to :meth:`app.pipeline.Pipeline.load`.
 
     ``model`` is ``demo``, a folder, or a hub id. ``sizes`` are the pixels to offer, the default
     first; empty means the checkpoint's own. ``attention_slicing`` is ``off``, ``auto`` or ``max``.
+    ``training_index`` is a folder that ``train index`` wrote; ``training_names``: tell its names.
     """
 
     model: str = "demo"
@@ -152,6 +166,8 @@ class ModelConfig:
     vae_slicing: bool = False
     safety_checker: bool = True
     sizes: tuple[Size, ...] = ()
+    training_index: str | None = None
+    training_names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +176,8 @@ class ModelInfo:
 
     ``schedulers`` are those that a request may ask for, ``scheduler`` among them. ``sizes`` are the
     ``(width, height)`` pixels it may ask for, the default first; ``device`` and ``dtype`` are
-    torch's names for them.
+    torch's names for them. From ``near_duplicate_threshold`` on a variation is called a near-copy
+    of a training picture; ``None``: they are not compared.
     """
 
     id: str
@@ -174,6 +191,7 @@ class ModelInfo:
     device: str
     dtype: str
     safety_checker: bool
+    near_duplicate_threshold: float | None = None
 
     def defaults(self, **changes: Any) -> Parameters:
         """One picture of what the checkpoint makes by default, from seed 0, but for ``changes``."""

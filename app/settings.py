@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     previews: Literal["auto", "on", "off"] = "auto"
     """Show requests that wish it what their pictures become while they are made. Nothing checks
     these previews, so `auto` offers them only where the safety checker is off."""
+    training_index: str | None = None
+    """Folder that `train index` wrote: each variation is compared with the pictures that the model
+    was trained on, and a near-copy marked. Empty: they are not compared."""
+    training_names: bool = False
+    """Tell callers which training picture a near-copy is of, by its name in the data set."""
     sizes: Annotated[tuple[Annotated[Size, BeforeValidator(_parse_size)], ...], NoDecode] = ()
     """Output sizes offered, as `512x512,768x512`; empty: the checkpoint's own."""
     max_rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = "auto"
@@ -165,6 +170,8 @@ class Settings(BaseSettings):
             vae_slicing=self.vae_slicing,
             safety_checker=self.safety_checker == "on",
             sizes=self.sizes,
+            training_index=self.training_index or None,
+            training_names=self.training_names,
         )
 
     @field_validator("host")

@@ -64,6 +64,7 @@ def create_app(
                 "retry-after-ms",
                 "server-timing",
                 "traceresponse",
+                "x-near-duplicate",
                 "x-request-id",
                 "x-seed",
                 "x-should-retry",

@@ -13,6 +13,7 @@ from app.api.schemas import (
     FieldProblem,
     GenerationForm,
     Model,
+    NearDuplicate,
     ResolvedParameters,
     Timings,
     WireModel,
@@ -67,6 +68,8 @@ class Image(WireModel):
     index: int
     seed: int
     """With n=1 and this seed the same picture comes again."""
+    near_duplicate: NearDuplicate | None = None
+    """There where this picture is a near-copy of a training picture, and that is looked for."""
 
 
 class Flagged(WireModel):
@@ -131,6 +134,8 @@ class CompletedImage(_Event):
 
     type: Literal["image_edit.completed"] = "image_edit.completed"
     usage: Usage = Usage()
+    near_duplicate: NearDuplicate | None = None
+    """Set where this picture is a near-copy of a training picture, and that is looked for."""
 
 
 class FlaggedImage(Flagged):

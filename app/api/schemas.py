@@ -107,6 +107,17 @@ class ResolvedParameters(Parameters):
     output_format: OutputFormat
 
 
+class NearDuplicate(WireModel):
+    """The training picture that a variation is a near-copy of."""
+
+    score: float = Field(examples=[0.93])
+    """How alike they are: the cosine of their descriptors."""
+    threshold: float = Field(examples=[0.9])
+    """The score from which on a picture is called a near-copy."""
+    of: str | None = Field(examples=["00012/000120034"])
+    """The training picture's name in its data set; null where the operator does not tell names."""
+
+
 class Variation(WireModel):
     """One picture; ``b64_json`` is null where the safety checker stopped it."""
 
@@ -120,6 +131,9 @@ class Variation(WireModel):
     height: int
     flagged: bool
     """The safety checker stopped this picture."""
+    near_duplicate: NearDuplicate | None
+    """Set where this picture is a near-copy of a training picture. Null otherwise, and where the
+    service does not compare them: then `near_duplicate_threshold` of `GET /` is null too."""
 
 
 class Timings(WireModel):

@@ -257,8 +257,8 @@ class Engine:
     def _showed(self, message: PictureDone | PreviewMade) -> None:
         if generation := self._mirror.get(message.request_id):
             match message:
-                case PictureDone(_, index, picture):
-                    generation.keep(index, picture)
+                case PictureDone(_, index, picture, near_duplicate):
+                    generation.keep(index, picture, near_duplicate)
                 case PreviewMade(_, index, preview):
                     generation.preview(index, preview)
 
@@ -299,6 +299,7 @@ class Engine:
         generation.finish(done.stages, done.steps)
         if generation.status is Status.DONE:
             self._metrics.pictures(generation.parameters, generation.flagged)
+            self._metrics.near_duplicates(len(generation.near_duplicates))
         self._ended(generation)
 
     def _failed(self, request_id: str, error: VariationsError) -> None:

@@ -2,15 +2,15 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 from typing import Protocol
 
 from app.errors import VariationsError
 from app.ipc.messages import Stage
-from app.parameters import Condition, Embedding, Parameters
+from app.parameters import Condition, Embedding, NearDuplicate, Parameters
 from app.pictures import Picture
 
 
@@ -29,12 +29,14 @@ class Result:
     """A request's pictures in the order of their seeds; ``None`` stands for a flagged one.
 
     ``stages`` tells where the time went in the worker, ``steps`` how many UNet calls it took part
-    in.
+    in. ``near_duplicates`` has the indices of the pictures that are near-copies of training
+    pictures, where that is looked for.
     """
 
     pictures: tuple[Picture | None, ...]
     stages: tuple[Stage, ...]
     steps: int
+    near_duplicates: Mapping[int, NearDuplicate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class PictureReady:
 
     index: int
     picture: Picture | None
+    near_duplicate: NearDuplicate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,8 @@ class Generation:
         self._new_event = asyncio.Event()
         self._steps = [0] * parameters.n
         self._pictures: dict[int, Picture | None] = {}
+        self.near_duplicates: dict[int, NearDuplicate] = {}
+        """Those so far that are near-copies of training pictures, by index."""
 
     @property
     def flagged(self) -> int:
@@ -238,12 +243,16 @@ class Generation:
             self._last_previews[index] = len(self._events)
             self._tell(PreviewReady(index, picture))
 
-    def keep(self, index: int, picture: Picture | None) -> None:
+    def keep(
+        self, index: int, picture: Picture | None, near_duplicate: NearDuplicate | None = None
+    ) -> None:
         """A picture is there; run again, it comes again and is no news."""
         if not self.ended and index not in self._pictures:
             self._forget_preview(index)
             self._pictures[index] = picture
-            self._tell(PictureReady(index, picture))
+            if near_duplicate:
+                self.near_duplicates[index] = near_duplicate
+            self._tell(PictureReady(index, picture, near_duplicate))
 
     def restart(self) -> None:
         """The worker that had it has ended."""
@@ -258,7 +267,7 @@ class Generation:
         if self.ended:
             return
         pictures = tuple(self._pictures[index] for index in range(self.parameters.n))
-        result = Result(pictures, stages, steps)
+        result = Result(pictures, stages, steps, self.near_duplicates)
         self.status = Status.DONE
         self._answer.set_result(result)
         self._tell(Finished(result))

@@ -12,7 +12,15 @@ answered, but :class:`Dropped`.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.parameters import Condition, Embedding, ModelConfig, ModelInfo, Parameters, Size
+from app.parameters import (
+    Condition,
+    Embedding,
+    ModelConfig,
+    ModelInfo,
+    NearDuplicate,
+    Parameters,
+    Size,
+)
 from app.pictures import Picture
 from app.pictures.fit import Preprocessing
 from app.scheduling.row_cap import CapReason
@@ -142,6 +150,7 @@ class PictureDone:
     request_id: str
     index: int
     picture: Picture | None
+    near_duplicate: NearDuplicate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,12 @@ class _RequestMetrics:
             buckets=REQUEST_SECONDS,
             registry=registry,
         )
+        self._near_duplicates = Counter(
+            "variations_near_duplicates_total",
+            "Pictures of answered requests that are near-copies of training pictures; 0 where "
+            "there is no index of these.",
+            registry=registry,
+        )
         self._wasted_steps = Counter(
             "variations_wasted_steps_total",
             "Steps that a request took part in after it was cancelled, by their number.",
@@ -57,6 +63,10 @@ class _RequestMetrics:
         """A request was answered; ``flagged`` of its pictures were stopped."""
         self._count(parameters, "ok", parameters.n - flagged)
         self._count(parameters, "flagged", flagged)
+
+    def near_duplicates(self, pictures: int) -> None:
+        """So many pictures of an answered request are near-copies of training pictures."""
+        self._near_duplicates.inc(pictures)
 
     def failed(self, parameters: Parameters) -> None:
         """An accepted request's pictures could not be made."""

@@ -8,7 +8,8 @@ It is loaded by ``devices``, ``hub`` (with ``download``), ``known`` and ``checkp
 says which files of a checkpoint are read, and reads them with care. A request then meets, in this
 order: ``folding`` (the UNet without cross-attention), ``solver`` and ``solvers`` (schedulers as
 tables), ``samples`` (the steps), ``denoiser`` (the UNet call in them, which ``graphs`` record on a
-GPU), ``previews``, ``decoding`` and ``safety``. ``selfcheck`` tells how far off a device computes.
+GPU), ``previews``, ``decoding``, ``safety`` and ``training_index`` (near-copies of training
+pictures, found by ``descriptors``). ``selfcheck`` tells how far off a device computes.
 """
 
 from app.pipeline.pipeline import Pipeline

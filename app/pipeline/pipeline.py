@@ -41,6 +41,7 @@ from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
 from app.pipeline.simplify import simplify
 from app.pipeline.solvers import Solvers
+from app.pipeline.training_index import TrainingIndex
 
 TIMES_KEPT = 16
 """Solver tables whose folded timesteps are kept on the device: about a megabyte each."""
@@ -67,6 +68,7 @@ class Pipeline:
         solvers: Solvers,
         device: torch.device,
         preprocessing: Preprocessing,
+        training_index: TrainingIndex | None = None,
     ) -> None:
         self.model = model
         self.preprocessing = preprocessing
@@ -81,6 +83,7 @@ class Pipeline:
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
         self._solvers = solvers
+        self._training_index = training_index
 
     @classmethod
     def load(cls, config: ModelConfig, progress: Report | None = None) -> Self:
@@ -92,6 +95,7 @@ class Pipeline:
         """
         report = progress or (lambda stage, fraction: None)
         device = choose_device(config.device)
+        index = TrainingIndex.of(config, device)
         revision = config.revision or known_revision(config.model)
         folder = find_checkpoint(
             config.model, revision, report, safety_checker=config.safety_checker
@@ -115,10 +119,11 @@ class Pipeline:
             device=str(device),
             dtype=str(dtypes.unet).removeprefix("torch."),
             safety_checker=parts.safety_checker is not None,
+            near_duplicate_threshold=index.threshold if index else None,
         )
         _place(parts, device, config)
         preprocessing = parts.preprocessing(antialias=defaults.antialias)
-        pipeline = cls(info, parts, solvers, device, preprocessing)
+        pipeline = cls(info, parts, solvers, device, preprocessing, index)
         if config.compile:
             report("compiling", None)
             shapes = [pipeline._latents(size) for size in info.sizes]
@@ -307,12 +312,14 @@ class Pipeline:
     def decode(
         self, samples: Sequence[Sample], before_check: Callable[[], None] | None = None
     ) -> list[Decoded]:
-        """The pictures of samples of one size, decoded together and safety-checked.
+        """The pictures of samples of one size, decoded together and checked: for safety, and
+        against the training pictures where there is an index of them.
 
         ``before_check`` is called in between.
         """
         latents = [sample.latents for sample in samples]
-        return decode(latents, self._parts.vae, self._safety, before_check)
+        decoded = decode(latents, self._parts.vae, self._safety, before_check)
+        return self._training_index.mark(decoded) if self._training_index else decoded
 
     def generate(
         self,

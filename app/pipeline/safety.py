@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from app.parameters import NearDuplicate
 from app.pictures import Picture
 from app.pipeline.devices import fetched, sent
 
@@ -21,11 +22,14 @@ class Decoded:
 
     ``flagged`` pictures are withheld. ``error`` says, for the caller, why there is no picture
     though nothing was flagged: broken numbers are never handed on as a black picture.
+    ``near_duplicate`` is there where it is a near-copy of a training picture, and that is looked
+    for.
     """
 
     picture: Picture | None
     flagged: bool = False
     error: str | None = None
+    near_duplicate: NearDuplicate | None = None
 
 
 _JUDGING = (

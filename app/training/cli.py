@@ -18,6 +18,7 @@ app.command()(commands.convert)
 app.command("check-data")(data_commands.check_data)
 app.command()(data_commands.deduplicate)
 app.command()(data_commands.memorisation)
+app.command()(data_commands.index)
 
 _Work = Annotated[Path, typer.Option(help="Keeps drawings and states, so that a run resumes.")]
 _Seed = Annotated[int, typer.Option(min=0)]

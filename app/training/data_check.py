@@ -11,7 +11,9 @@ import numpy as np
 import webdataset
 
 from app.pictures.formats import format_of
-from app.training.copies import Descriptor, describe, find_duplicates
+from app.pipeline.descriptors import Descriptor
+from app.pipeline.training_index import write_index
+from app.training.copies import describe, find_duplicates
 from app.training.errors import CannotStart
 from app.training.sieve import Sieve, scores, size_of
 from app.training.sources import open_source
@@ -96,6 +98,23 @@ def deduplicate(data: str, out: Path, descriptor: Descriptor, least: float) -> d
         "unreadable": described.unreadable,
         "near_copies": len(duplicates),
         "kept": len(kept),
+    }
+
+
+def index(data: str, out: Path, descriptor: Descriptor, threshold: float) -> dict[str, Any]:
+    """Write an index of the data set to ``out``, which the service can be served with.
+
+    A variation whose nearest picture of it has a cosine from ``threshold`` on is marked.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise CannotStart(f"{out} is not empty: name a new folder (--out)")
+    described = describe(open_source(data).ordered(), descriptor)
+    write_index(out, descriptor, described.descriptors, described.keys, threshold)
+    return {
+        "descriptor": descriptor.name,
+        "threshold": threshold,
+        "pictures": len(described.keys),
+        "unreadable": described.unreadable,
     }
 
 

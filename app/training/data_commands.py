@@ -83,6 +83,25 @@ def memorisation(
         _tell(found, json_)
 
 
+def index(
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="Folder of the index to write.")],
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Cosine of copies; the descriptor's own.")
+    ] = None,
+    descriptor: _Descriptor = None,
+    json_: _Json = False,
+) -> None:
+    """Write an index of a model's training pictures, by which the service marks near-copies."""
+    with refusing():
+        from app.training.copies import open_descriptor  # noqa: PLC0415
+        from app.training.data_check import index as write  # noqa: PLC0415
+
+        chosen = open_descriptor(descriptor)
+        least = chosen.copy if threshold is None else threshold
+        _tell(write(data, out, chosen, least), json_)
+
+
 def _tell(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2))

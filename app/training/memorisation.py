@@ -14,7 +14,8 @@ from app.parameters import ModelConfig
 from app.pictures import Picture
 from app.pictures.decode import decode
 from app.pipeline import Pipeline
-from app.training.copies import Described, Descriptor, Descriptors, Index, describe
+from app.pipeline.descriptors import Descriptor, Descriptors
+from app.training.copies import Described, Index, describe
 from app.training.errors import CannotStart
 from app.training.evaluate import vary
 from app.training.examples import MAX_PIXELS

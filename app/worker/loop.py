@@ -287,7 +287,8 @@ class Worker:
             self._fail(ticket.request_id, decoded.error)
             return
         del state.samples[ticket.index]  # its tensors can go
-        self._send(PictureDone(ticket.request_id, ticket.index, decoded.picture))
+        picture, near = decoded.picture, decoded.near_duplicate
+        self._send(PictureDone(ticket.request_id, ticket.index, picture, near))
         if not state.samples:
             del self._states[ticket.request_id]
             self._send(state.done())

@@ -51,6 +51,9 @@ class Diary:
         self._count("ok", parameters.n - flagged)
         self._count("flagged", flagged)
 
+    def near_duplicates(self, pictures: int) -> None:
+        self._count("near_duplicates", pictures)
+
     def failed(self, parameters: Parameters) -> None:
         self._count("failed", parameters.n)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.training.copies import Index, Outline, open_descriptor
+from app.pipeline.descriptors import Outline
+from app.training.copies import Index, open_descriptor
 from app.training.errors import CannotStart
 from app.training.sources import open_source
 from app.training.world import Picture, draw, sample_held_out, training_scenes

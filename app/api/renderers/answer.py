@@ -7,6 +7,7 @@ from app.api import schemas
 from app.api.negotiation import JSON
 from app.api.submission import Submission
 from app.engine.generation import Result
+from app.parameters import NearDuplicate
 from app.pictures import Picture
 from app.pictures.encode import OutputFormat, encode_base64
 
@@ -23,7 +24,7 @@ def answer(
     """
     began = time.perf_counter()
     variations = [
-        variation(submission, index, picture, output_format)
+        variation(submission, index, picture, output_format, result.near_duplicates.get(index))
         for index, picture in enumerate(result.pictures)
     ]
     submission.admission.timeline.passed("write", began)
@@ -37,7 +38,11 @@ def render_json(answer: schemas.VariationsResponse) -> Rendered:
 
 
 def variation(
-    submission: Submission, index: int, picture: Picture | None, output_format: OutputFormat
+    submission: Submission,
+    index: int,
+    picture: Picture | None,
+    output_format: OutputFormat,
+    near_duplicate: NearDuplicate | None,
 ) -> schemas.Variation:
     """One picture, ``None`` for a flagged one. Takes a while; call it in a thread."""
     parameters = submission.parameters
@@ -49,6 +54,7 @@ def variation(
         width=parameters.width,
         height=parameters.height,
         flagged=picture is None,
+        near_duplicate=schemas.NearDuplicate(**asdict(near_duplicate)) if near_duplicate else None,
     )
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from urllib.parse import quote
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from app.api import schemas
@@ -11,6 +12,7 @@ from app.api.renderers.answer import Rendered
 from app.errors import AllFlagged
 
 SEED_HEADER, TIMING_HEADER = "x-seed", "server-timing"
+NEAR_DUPLICATE_HEADER = "x-near-duplicate"
 
 
 def render_picture(answer: schemas.VariationsResponse) -> Rendered:
@@ -28,7 +30,19 @@ def render_picture(answer: schemas.VariationsResponse) -> Rendered:
         SEED_HEADER: str(picture.seed),
         # W3C Server Timing: milliseconds.
         TIMING_HEADER: ", ".join(f"{name};dur={1000 * each:.1f}" for name, each in seconds.items()),
+        **_near_duplicate(picture),
     }
+
+
+def _near_duplicate(picture: schemas.Variation) -> dict[str, str]:
+    """The header that says of which training picture it is a near-copy, if it is of one.
+
+    A structured field (RFC 9651); a name is written as in a URL, since headers are ASCII.
+    """
+    if not (near := picture.near_duplicate):
+        return {}
+    of = f';of="{quote(near.of)}"' if near.of else ""
+    return {NEAR_DUPLICATE_HEADER: f"{near.score:.3f};threshold={near.threshold:.3f}{of}"}
 
 
 def render_zip(answer: schemas.VariationsResponse) -> Rendered:
@@ -39,13 +53,11 @@ def render_zip(answer: schemas.VariationsResponse) -> Rendered:
     told = []
     with ZipFile(archive, "w", ZIP_STORED) as files:  # pictures are compressed already
         for one in answer.variations:
-            name = None
+            name = None if one.b64_json is None else file_name(answer, one)
             if one.b64_json is not None:
-                name = file_name(answer, one)
-                files.writestr(ZipInfo(name), base64.b64decode(one.b64_json))
-            told.append(
-                {"index": one.index, "seed": one.seed, "file": name, "flagged": one.flagged}
-            )
+                files.writestr(ZipInfo(str(name)), base64.b64decode(one.b64_json))
+            kept = {"index", "seed", "flagged", "near_duplicate"}
+            told.append({**one.model_dump(mode="json", include=kept), "file": name})
         summed_up = answer.model_dump(mode="json", exclude={"variations"})
         description = json.dumps({**summed_up, "variations": told}, indent=2) + "\n"
         files.writestr(ZipInfo("parameters.json"), description)

@@ -24,7 +24,9 @@ def render_images(answer: schemas.VariationsResponse, urls: Sequence[str] | None
         whose: dict[str, Any] = {"index": one.index, "seed": one.seed}
         if one.flagged:
             flagged.append(openai.Flagged(**whose, note=openai.FLAGGED_NOTE))
-        elif urls is not None:
+            continue
+        whose["near_duplicate"] = one.near_duplicate
+        if urls is not None:
             data.append(openai.Image(**whose, url=next(addresses)))
         else:
             data.append(openai.Image(**whose, b64_json=one.b64_json))
@@ -93,7 +95,7 @@ class Images:
             note = openai.FLAGGED_NOTE
             return _event(openai.FlaggedImage(index=one.index, seed=one.seed, note=note))
         common = self._common(one.index, one.b64_json, self._output_format)
-        return _event(openai.CompletedImage(**common))
+        return _event(openai.CompletedImage(**common, near_duplicate=one.near_duplicate))
 
     def _common(self, index: int, data: str, output_format: OutputFormat) -> dict[str, Any]:
         return {

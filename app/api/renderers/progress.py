@@ -53,9 +53,9 @@ async def _told(submission: Submission, output_format: OutputFormat, event: Even
             return Told("step", schemas.Step(done=done, of=of, finish_in=finish_in))
         case PreviewReady(index, picture):
             return Told("preview", await asyncio.to_thread(_preview, index, picture))
-        case PictureReady(index, picture):
+        case PictureReady(index, picture, near_duplicate):
             began = time.perf_counter()
-            arguments = submission, index, picture, output_format
+            arguments = submission, index, picture, output_format, near_duplicate
             written = await asyncio.to_thread(variation, *arguments)
             submission.admission.timeline.passed("write", began)
             return Told("picture", written)

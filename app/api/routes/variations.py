@@ -43,6 +43,11 @@ _ANSWERS: dict[str, Any] = {
     },
     "headers": {
         "X-Seed": {"description": "Of a picture by itself.", "schema": {"type": "integer"}},
+        "X-Near-Duplicate": {
+            "description": "Of a picture by itself that is a near-copy of a training picture: the "
+            "score, with the threshold and, if names are told, which one.",
+            "schema": {"type": "string", "examples": ['0.931;threshold=0.900;of="00012/034"']},
+        },
         "Server-Timing": {
             "description": "Of a picture by itself: milliseconds by stage.",
             "schema": {"type": "string"},
