@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
         ("scheduling/costs.py", "import numpy"),
         ("scheduling/costs.py", "from app import errors"),
         ("engine/mirror.py", "import starlette"),
+        ("client/call.py", "from app.api.schemas import Problem"),
     ],
 )
 def test_an_import_across_a_border_breaks_a_contract(
