@@ -109,7 +109,7 @@ class Images:
 
 
 def _event(data: openai.StreamEvent) -> bytes:
-    return format_sse_event(event=data.type, data_str=data.model_dump_json())
+    return format_sse_event(event=data.type, data_str=data.model_dump_json(exclude_none=True))
 
 
 def _size(parameters: Parameters) -> str:
