@@ -9,7 +9,7 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .PHONY: install run test test-slow test-gpu test-chaos test-deploy check format benchmark peers \
-	benchmark-peers clean
+	benchmark-peers screenshots clean
 
 install: $(STAMP)
 
@@ -66,6 +66,9 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+screenshots: install
+	$(BIN)/python -m tests.api.page.screenshots
 
 benchmark: install
 	$(BIN)/python -m benchmarks.engine

@@ -17,7 +17,7 @@ from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
 from app.api.middleware.origins import AllowedHosts, SameOrigin
 from app.api.middleware.proxies import Proxies
-from app.api.routes import openai, pictures, variations
+from app.api.routes import openai, page, pictures, variations
 from app.api.routes import service as pages
 from app.api.state import Service
 from app.api.store import PictureStore
@@ -39,7 +39,7 @@ def create_app(
     Tests of what lies above them hand in their own.
     """
     service = _create_service(settings, engine, decoders)
-    app = FastAPIOffline(  # with the scripts of its pages, for machines without internet
+    app = FastAPIOffline(  # with the scripts of its page, for machines without internet
         title="variations",
         summary="A picture in, variations of it out.",
         version=__version__,
@@ -51,6 +51,7 @@ def create_app(
             "max_part_size": settings.max_upload_bytes,
         },
         redirect_slashes=False,
+        redoc_url=None,  # its page asks for a logo from elsewhere
     )
     app.state.service = service
     if settings.cors_origins:
@@ -84,6 +85,7 @@ def create_app(
     )
     problems.install(app)
     app.include_router(pages.router)
+    app.mount(page.PATH, page.FILES)
     app.include_router(pictures.router)
     for router in (variations.router, openai.images, openai.router):
         app.include_router(router, dependencies=[variations.BEARER] if settings.api_keys else None)

@@ -253,6 +253,24 @@ class Readiness(WireModel):
     """0–1, where the present stage can tell."""
 
 
+class Limits(WireModel):
+    """What a number of the form may be, and how many there may be of a file."""
+
+    minimum: int | float
+    maximum: int | float
+
+
+def limits(form: type[WireModel]) -> dict[str, Limits]:
+    """The limits of a form's fields, of those that have any."""
+    fields = form.model_json_schema()["properties"]
+    found = {}
+    for name, field in fields.items():
+        for least, most in (("minimum", "maximum"), ("minItems", "maxItems")):
+            if most in field:
+                found[name] = Limits(minimum=field.get(least, 1), maximum=field[most])
+    return found
+
+
 class Index(WireModel):
     """The answer of ``GET /``."""
 
@@ -260,4 +278,12 @@ class Index(WireModel):
     version: str
     model: ModelInfo | None
     """Null until the service is ready."""
+    limits: dict[str, Limits]
+    """Of the fields of `POST /variations`."""
+    max_upload_bytes: int
+    """Most bytes of a form."""
+    previews: bool
+    """A form may ask for previews."""
+    needs_key: bool
+    """Forms are taken only with an API key."""
     links: dict[str, str]

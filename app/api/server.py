@@ -115,7 +115,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         await super().startup(sockets)
         for listener in sockets or ():
-            logs.say(f"listening on {_url(listener)} (stop with Ctrl-C)")
+            logs.say(f"listening on {_url(listener)} (open it in a browser; stop with Ctrl-C)")
         self._announcement = asyncio.create_task(_announce_ready(self.service.engine))
         settings = self.service.settings
         # Uploads may be files on the disk, and each request is watched for its client's end.

@@ -1,4 +1,4 @@
-"""Pages about the service itself: index, health, readiness, metrics."""
+"""What there is about the service itself: index, health, readiness, metrics."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -6,7 +6,9 @@ from starlette.responses import JSONResponse, Response
 
 from app import __version__
 from app.api import schemas
+from app.api.negotiation import VARY
 from app.api.problems import without_folders
+from app.api.routes import page
 from app.api.state import service_of
 
 _LINKS = {
@@ -21,13 +23,30 @@ _LINKS = {
 router = APIRouter(tags=["service"])
 
 
-@router.get("/", response_model=schemas.Index)
-async def index(request: Request) -> schemas.Index:
-    """The service's name and version, the model it serves, and its links."""
-    model = service_of(request).engine.model
+_PAGE = {"schema": {"type": "string"}}
+
+
+@router.get("/", response_model=schemas.Index, responses={200: {"content": {page.HTML: _PAGE}}})
+async def index(request: Request) -> Response:
+    """The service's name and version, the model it serves, what a form may ask of it, and links.
+
+    A browser gets the page that people use instead.
+    """
+    if page.is_wanted(request):
+        return await page.page(request)
+    service = service_of(request)
     prefix = request.scope.get("root_path", "")
-    links = {name: prefix + path for name, path in _LINKS.items()}
-    return schemas.Index(name="variations", version=__version__, model=model, links=links)
+    told = schemas.Index(
+        name="variations",
+        version=__version__,
+        model=service.engine.model,
+        limits=schemas.limits(schemas.VariationsForm),
+        max_upload_bytes=service.settings.max_upload_bytes,
+        previews=service.settings.offers_previews(),
+        needs_key=bool(service.settings.api_keys),
+        links={name: prefix + path for name, path in _LINKS.items()},
+    )
+    return Response(told.model_dump_json(), headers=VARY, media_type="application/json")
 
 
 @router.get("/healthz", response_model=schemas.Health)

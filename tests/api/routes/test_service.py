@@ -4,7 +4,9 @@ import httpx
 import pytest
 
 from app.engine.lifecycle import WorkerState
+from app.settings import Settings
 from tests.support.fakes import FakeEngine
+from tests.support.problems import assert_problem
 
 
 def test_the_process_is_healthy_whatever_the_worker_does(
@@ -43,6 +45,52 @@ def test_the_index_names_the_model_and_where_to_go(
         assert client.get(link).status_code in (200, 405), link
     engine.model = None
     assert client.get("/").json()["model"] is None
+
+
+def test_the_index_tells_what_a_form_may_ask_for(client: httpx.Client) -> None:
+    index = client.get("/").json()
+    assert index["limits"]["n"] == {"minimum": 1, "maximum": 8}
+    assert index["limits"]["guidance_scale"] == {"minimum": 0, "maximum": 25}
+    assert index["max_upload_bytes"] == Settings().max_upload_bytes
+    assert (index["previews"], index["needs_key"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("text/html", "text/html"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("application/json, text/html", "application/json"),
+        ("text/html;q=0.5, application/json", "application/json"),
+        ("image/png", "application/json"),
+    ],
+)
+def test_browsers_get_the_page_and_programs_get_json(
+    client: httpx.Client, accept: str, media_type: str
+) -> None:
+    answer = client.get("/", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith(media_type)
+    assert answer.headers["vary"] == "accept"
+
+
+@pytest.mark.parametrize("path", ["/", "/page/main.js", "/page/icon.svg"])
+def test_the_page_may_use_nothing_but_its_own_files(client: httpx.Client, path: str) -> None:
+    answer = client.get(path, headers={"accept": "text/html"})
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert answer.headers["cache-control"] == "no-cache"
+    same = {"accept": "text/html", "if-none-match": answer.headers["etag"]}
+    assert client.get(path, headers=same).status_code == 304
+
+
+def test_what_the_page_does_not_have_is_a_problem(client: httpx.Client) -> None:
+    assert_problem(client.get("/page/nothing.js"), 404)
+    assert_problem(client.get("/page/../routes/page.py"), 404)
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
