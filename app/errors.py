@@ -136,6 +136,10 @@ class OwnDeadlineExceeded(DeadlineExceeded, title="Own deadline exceeded"):
     reason = OwnDeadlineOutOfReach.reason
 
 
+class NotRepeatable(VariationsError, title="The picture cannot be repeated", status=422):
+    """A file does not say, or not rightly, what it takes to make its picture again."""
+
+
 class AllFlagged(VariationsError, title="Stopped by the safety checker", status=422):
     """The safety checker has stopped every picture, and the answer could hold nothing else."""
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.parameters import ModelConfig, Size
+from app.pictures.provenance import Provenance
 
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""
@@ -134,6 +135,10 @@ class Settings(BaseSettings):
     """Seconds in which an upload must be decoded; what takes longer gets 413."""
     decode_cpu_seconds: int = Field(default=20, ge=1)
     """Seconds of the processor that decoding an upload may take; more gets 413."""
+    provenance: Provenance = Provenance.FULL
+    """What files say of how their pictures were made: `full` is all that `generate --like` needs to
+    repeat them, the embedding of the uploaded picture among it; `minimal` leaves that out; `off` is
+    nothing, not even that a model made them."""
     url_seconds: Seconds = 3600.0
     """Seconds for which a picture is found at the URL that an answer to OpenAI's SDK tells."""
     url_bytes: int = Field(default=128 * 2**20, ge=2**20)

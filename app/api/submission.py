@@ -11,6 +11,7 @@ from app.engine.generation import Generation, Result
 from app.errors import InvalidParameter
 from app.ipc.messages import Stage
 from app.parameters import Condition, Parameters, Wishes
+from app.pictures.provenance import Origin, Provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,20 @@ class Submission:
             raise
         self.worked(result)
         return result
+
+    def origin(self, index: int) -> Origin | None:
+        """How picture ``index`` is made, as far as its file is to tell."""
+        settings = self.service.settings
+        if settings.provenance is Provenance.OFF:
+            return None
+        full = settings.provenance is Provenance.FULL
+        return Origin.of(
+            self.admission.model,
+            self.parameters,
+            index,
+            embeddings=self.generation.embeddings if full else (),
+            bucket=self.service.engine.max_rows if settings.fixed_bucket else None,
+        )
 
     def worked(self, result: Result) -> None:
         """Note where the time went in the worker that made the result.

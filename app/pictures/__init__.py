@@ -9,6 +9,7 @@
     formats      before that, its first picture is cut out of it
     fit          pixels become the encoder's input
     encode       pixels become files
+    provenance   what these say of how they were made
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""RGB arrays become files, and files become text for JSON."""
+"""RGB arrays become files that say how they were made, and files become text for JSON."""
 
 import base64
 import io
@@ -6,8 +6,10 @@ from enum import StrEnum
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from app.pictures import Picture
+from app.pictures.provenance import SOFTWARE, XMP_KEYWORD, Origin
 
 
 class OutputFormat(StrEnum):
@@ -40,14 +42,29 @@ def encode_preview(picture: Picture) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def encode(picture: Picture, output_format: OutputFormat) -> bytes:
-    """The picture as a file. Takes a while; call it in a thread."""
+def encode(picture: Picture, output_format: OutputFormat, origin: Origin | None) -> bytes:
+    """The picture as a file that tells its ``origin``. Takes a while; call it in a thread.
+
+    The same picture and origin make the same bytes.
+    """
     file = io.BytesIO()
-    image = Image.fromarray(picture)
-    image.save(file, format=output_format.value.upper(), **_OPTIONS[output_format])
+    options = _OPTIONS[output_format] | (_metadata(origin, output_format) if origin else {})
+    Image.fromarray(picture).save(file, format=output_format.value.upper(), **options)
     return file.getvalue()
 
 
-def encode_base64(picture: Picture, output_format: OutputFormat) -> str:
+def encode_base64(picture: Picture, output_format: OutputFormat, origin: Origin | None) -> str:
     """The picture as a file, in base64."""
-    return base64.b64encode(encode(picture, output_format)).decode("ascii")
+    return base64.b64encode(encode(picture, output_format, origin)).decode("ascii")
+
+
+def _metadata(origin: Origin, output_format: OutputFormat) -> dict[str, Any]:
+    """Options of Pillow's ``save`` that write it; of PNG it knows text alone."""
+    xmp = origin.to_xmp()
+    if output_format is not OutputFormat.PNG:
+        return {"xmp": xmp}
+    text = PngInfo()
+    text.add_text("Software", SOFTWARE)
+    text.add_text("parameters", origin.to_json())
+    text.add_itxt(XMP_KEYWORD, xmp.decode())
+    return {"pnginfo": text}

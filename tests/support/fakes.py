@@ -143,6 +143,7 @@ class FakeEngine(Engine):
 
     async def _make(self, generation: Generation) -> None:
         await self.gate.passed()
+        generation.encoded((np.arange(24, dtype=np.float32),))
         everyone = list(range(generation.parameters.n))
         for _ in range(generation.parameters.calls):
             generation.step(everyone)

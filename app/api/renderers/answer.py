@@ -45,11 +45,11 @@ def variation(
     near_duplicate: NearDuplicate | None,
 ) -> schemas.Variation:
     """One picture, ``None`` for a flagged one. Takes a while; call it in a thread."""
-    parameters = submission.parameters
+    parameters, origin = submission.parameters, submission.origin(index)
     return schemas.Variation(
         index=index,
         seed=parameters.seed_of(index),
-        b64_json=None if picture is None else encode_base64(picture, output_format),
+        b64_json=None if picture is None else encode_base64(picture, output_format, origin),
         media_type=output_format.media_type,
         width=parameters.width,
         height=parameters.height,
