@@ -36,7 +36,7 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 
 def measure_requests(server: str, repeats: int) -> dict[str, Any]:
     """Seconds for :data:`REQUESTS` one after the other and all at once, medians of ``repeats``."""
-    picture = _gradient_png()
+    picture = gradient_png()
     with httpx.Client(base_url=server, timeout=600) as client, ThreadPoolExecutor(8) as pool:
 
         def post(fields: dict[str, Any]) -> None:
@@ -67,7 +67,8 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _gradient_png() -> bytes:
+def gradient_png() -> bytes:
+    """A picture, as a file."""
     file = BytesIO()
     Image.linear_gradient("L").convert("RGB").save(file, "PNG")
     return file.getvalue()
