@@ -85,7 +85,7 @@ def create_app(
     )
     problems.install(app)
     app.include_router(pages.router)
-    app.mount(page.PATH, page.FILES)
+    app.include_router(page.router)
     app.include_router(pictures.router)
     for router in (variations.router, openai.images, openai.router):
         app.include_router(router, dependencies=[variations.BEARER] if settings.api_keys else None)

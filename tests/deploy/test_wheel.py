@@ -1,6 +1,7 @@
 """A wheel, installed and run from a folder that has nothing to do with it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,9 @@ def test_a_wheel_serves_from_a_foreign_folder(installed: Path, foreign_folder: P
         worker = Path(f"/proc/{service.worker_pid}/cmdline").read_text()
         assert str(installed) in worker
         assert httpx.get(f"{service.url}/docs").status_code == 200
+        page = httpx.get(service.url, headers={"accept": "text/html"})
+        for file in re.findall(r'(?:src|href)="(page/[^"]+)"', page.text):
+            assert httpx.get(f"{service.url}/{file}").status_code == 200, file
     assert foreign_folder.is_dir()
 
 

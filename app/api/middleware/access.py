@@ -29,7 +29,8 @@ _SECURITY = {
 }
 _UNTOLD = "/pictures/{name}"
 """A route whose paths are for those who were told them, and not for whoever reads the log."""
-_PROBES = ("/healthz", "/readyz", "/metrics")
+_QUIET = ("/healthz", "/readyz", "/metrics", "/page/{path:path}")
+"""Routes that would fill the log: what is asked for every few seconds, and a page's dozen files."""
 
 
 class Access:
@@ -100,7 +101,7 @@ class Access:
             extra["trace_id"] = trace_id
         self.metrics.http.request(route, status, seconds)
         logger.log(
-            logging.DEBUG if scope["path"] in _PROBES else logging.INFO,
+            logging.DEBUG if route in _QUIET else logging.INFO,
             "%s %s %d %.3fs id=%s",
             *(method, path, status, seconds, request_id),
             extra=extra,

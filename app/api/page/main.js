@@ -78,7 +78,9 @@ function start(inputs) {
     return;
   }
   complain("");
-  const run = new Run(inputs, settings.fields(), service.links.variations, actions);
+  const fields = settings.fields();
+  if (inputs.length > 1) delete fields.strength; // which picture's layout would it keep?
+  const run = new Run(inputs, fields, service.links.variations, actions);
   find("#empty").hidden = true;
   find("#results-title").after(run.card);
   const block = matchMedia("(max-width: 860px)").matches ? "start" : "nearest";

@@ -67,8 +67,10 @@ export class Run {
       else this.failed(error);
     } finally {
       clearInterval(this.clock);
-      this.stop.hidden = true;
+      const focused = document.activeElement === this.stop;
       this.remove.hidden = false;
+      this.stop.hidden = true;
+      if (focused) this.remove.focus();
     }
   }
 
@@ -167,7 +169,6 @@ export class Run {
     this.end("cancelled");
     this.status.textContent = "Cancelled";
     announce("Cancelled");
-    this.remove.focus();
   }
 
   failed(error) {

@@ -3,6 +3,7 @@
 from os import PathLike, stat_result
 from pathlib import Path
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -11,8 +12,6 @@ from starlette.types import Scope
 from app.api.negotiation import JSON, VARY, acceptable
 
 HTML = "text/html"
-PATH = "/page"
-"""Where its files are; it names them relative to its own address, whatever prefix that has."""
 
 _FOLDER = Path(__file__).parents[1] / "page"
 _POLICY = {
@@ -55,6 +54,14 @@ class PageFiles(StaticFiles):
 
 
 FILES = PageFiles()
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/page/{path:path}")
+async def page_file(request: Request, path: str) -> Response:
+    """One of the page's files, which names them relative to itself, whatever prefix it has."""
+    return await FILES.get_response(path, request.scope)
 
 
 def is_wanted(request: Request) -> bool:
