@@ -13,7 +13,7 @@ from app.engine.generation import Generation
 from app.engine.lifecycle import WorkerState
 from app.errors import Refused, VariationsError
 from app.ipc.messages import Stage
-from app.parameters import Condition, EncoderInput, Fit, ModelInfo, Parameters
+from app.parameters import Condition, EncoderInput, Fit, ModelInfo, NearDuplicate, Parameters
 from app.pictures import Picture
 from app.pictures.decode import decode
 from app.pictures.fit import Preprocessing
@@ -69,6 +69,7 @@ class FakeEngine(Engine):
         self.gone = threading.Event()
         self.error: Exception | None = None
         self.flagged: frozenset[int] = frozenset()
+        self.near: dict[int, NearDuplicate] = {}
         self.parameters: list[Parameters] = []
         self.conditions: list[Condition] = []
         self.predicted = Span(0.5, 1.5)
@@ -151,7 +152,8 @@ class FakeEngine(Engine):
                 generation.preview(0, np.full((16, 16, 3), 99, np.uint8))
                 await self.preview_gate.passed()
         for index in range(generation.parameters.n):
-            generation.keep(index, self._picture(generation.parameters, index))
+            picture = self._picture(generation.parameters, index)
+            generation.keep(index, picture, self.near.get(index))
         now = perf_counter()
         stages = (Stage("encode", now, now + 0.2), Stage("denoise", now + 0.2, now + 0.5))
         generation.finish(stages, generation.parameters.num_inference_steps)

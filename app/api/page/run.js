@@ -131,7 +131,7 @@ export class Run {
     tile.preview.src = `data:${type};base64,${data}`;
   }
 
-  picture({ index, seed, flagged, b64_json: data, media_type: type }) {
+  picture({ index, seed, flagged, b64_json: data, media_type: type, near_duplicate: near }) {
     const tile = this.tiles[index];
     tile.progress.remove();
     tile.item.dataset.state = flagged ? "flagged" : "done";
@@ -146,6 +146,7 @@ export class Run {
       const label = `variation ${seed}`;
       this.pictures[index] = { blob, name, label, seed, url: URL.createObjectURL(blob) };
       this.showPicture(tile, index);
+      if (near) tile.frame.append(element("p", { class: "badge" }, "Close to a training picture"));
     }
     const there = this.tiles.filter(({ item }) => /done|flagged/.test(item.dataset.state)).length;
     announce(`${there} of ${this.tiles.length} pictures are there`);

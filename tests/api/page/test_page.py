@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from app.api.application import create_app
 from app.errors import WorkerUnavailable
+from app.parameters import NearDuplicate
 from app.settings import Settings
 from tests.support.browser import Visit, visit
 from tests.support.fakes import FakeDecoders, FakeEngine
@@ -82,16 +83,19 @@ def test_the_queue_is_told_and_a_request_can_be_cancelled(
     expect(page.locator(".tile")).to_have_count(0)
 
 
-def test_a_picture_that_was_stopped_says_so_and_the_others_are_there(
+def test_pictures_that_were_stopped_or_are_near_copies_say_so(
     visitor: Visit, engine: FakeEngine
 ) -> None:
     engine.flagged = frozenset({1})
+    engine.near = {2: NearDuplicate(0.93, 0.9, "00012/034")}
     page = visitor.open()
     page.locator(".sample").first.click()
     page.locator("#go").click()
     visitor.finish()
     expect(page.locator(".tile").nth(1)).to_contain_text("The safety checker stopped")
+    expect(page.locator(".tile").nth(2)).to_contain_text("Close to a training picture")
     expect(page.locator(".tile .picture")).to_have_count(3)
+    expect(page.locator(".badge")).to_have_count(1)
 
 
 def test_an_error_is_told_in_the_services_words_and_another_try_may_go_well(
