@@ -39,7 +39,7 @@ def create_app(
     Tests of what lies above them hand in their own.
     """
     service = _create_service(settings, engine, decoders)
-    app = FastAPIOffline(  # with the scripts of its page, for machines without internet
+    app = FastAPIOffline(  # with Swagger UI's files, for machines without internet
         title="variations",
         summary="A picture in, variations of it out.",
         version=__version__,
@@ -51,7 +51,8 @@ def create_app(
             "max_part_size": settings.max_upload_bytes,
         },
         redirect_slashes=False,
-        redoc_url=None,  # its page asks for a logo from elsewhere
+        docs_url=None,  # routes/page.py has one of ours, without scripts in it
+        redoc_url=None,  # whose scripts ask for a logo from elsewhere
     )
     app.state.service = service
     if settings.cors_origins:

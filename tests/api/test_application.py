@@ -1,9 +1,6 @@
 """The application as it is put together."""
 
 import asyncio
-import re
-
-import httpx
 
 from app.api.application import create_app, start_message
 from app.parameters import ModelConfig
@@ -76,12 +73,3 @@ def test_the_numbers_that_are_asked_for_at_every_scrape_come_from_engine_and_dec
     wait = "variations_predicted_wait_seconds"
     assert registry.get_sample_value(wait) == engine.predicted.started
     assert registry.get_sample_value("variations_decoder_queue_requests") == 0
-
-
-def test_the_page_of_the_document_needs_nothing_from_elsewhere(client: httpx.Client) -> None:
-    text = client.get("/docs").text
-    sources = re.findall(r'(?:src|href)="([^"]+)"', text)
-    assert sources
-    for source in sources:
-        assert source.startswith("/")
-        assert client.get(source).status_code == 200, source

@@ -75,7 +75,7 @@ def test_browsers_get_the_page_and_programs_get_json(
     assert answer.headers["vary"] == "accept"
 
 
-@pytest.mark.parametrize("path", ["/", "/page/main.js", "/page/icon.svg"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/page/main.js", "/page/icon.svg"])
 def test_the_page_may_use_nothing_but_its_own_files(client: httpx.Client, path: str) -> None:
     answer = client.get(path, headers={"accept": "text/html"})
     policy = answer.headers["content-security-policy"]
