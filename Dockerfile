@@ -19,12 +19,12 @@ RUN python3 -m pip --python /opt/venv/bin/python install --retries 0 --no-deps \
     && rm -rf /opt/venv/lib/python3.11/site-packages/torch/include \
         /opt/venv/lib/python3.11/site-packages/torch/test
 
-# An image cannot be extended with pip afterwards, so the extras for traces and NVML are in it.
+# An image cannot be extended with pip afterwards, so the extras for traces, NVML and signatures are in it.
 COPY pyproject.toml .
 RUN python3 -c 'import tomllib; \
         project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
         extras = project["optional-dependencies"]; \
-        print(*project["dependencies"], *extras["otel"], *extras["nvml"], sep="\n")' > requirements.txt \
+        print(*project["dependencies"], *extras["otel"], *extras["nvml"], *extras["c2pa"], sep="\n")' > requirements.txt \
     && python3 -m pip --python /opt/venv/bin/python install -c constraints.txt -r requirements.txt
 
 # Our code stays out of the environment: a new version of it is a layer of megabytes to pull.

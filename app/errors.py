@@ -140,6 +140,10 @@ class NotRepeatable(VariationsError, title="The picture cannot be repeated", sta
     """A file does not say, or not rightly, what it takes to make its picture again."""
 
 
+class SigningFailed(VariationsError, title="The file could not be signed"):
+    """The service's certificate does not do any more: it has expired, say."""
+
+
 class AllFlagged(VariationsError, title="Stopped by the safety checker", status=422):
     """The safety checker has stopped every picture, and the answer could hold nothing else."""
 

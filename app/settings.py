@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.parameters import ModelConfig, Size
 from app.pictures.provenance import Provenance
+from app.pictures.signing import Signer
 
 SHORTEST_KEY = 16
 """Characters of an API key: fewer could be guessed."""
@@ -139,6 +141,11 @@ class Settings(BaseSettings):
     """What files say of how their pictures were made: `full` is all that `generate --like` needs to
     repeat them, the embedding of the uploaded picture among it; `minimal` leaves that out; `off` is
     nothing, not even that a model made them."""
+    c2pa_certificate: Path | None = None
+    """PEM file with the certificate that files are signed with (C2PA), and those that lead from it
+    to an authority; needs the extra `c2pa`. Empty: they are not signed."""
+    c2pa_key: Path | None = None
+    """PEM file with its private key, without a passphrase."""
     url_seconds: Seconds = 3600.0
     """Seconds for which a picture is found at the URL that an answer to OpenAI's SDK tells."""
     url_bytes: int = Field(default=128 * 2**20, ge=2**20)
@@ -161,6 +168,15 @@ class Settings(BaseSettings):
     def offers_previews(self) -> bool:
         """A request may have previews."""
         return self.previews == "on" or (self.previews == "auto" and self.safety_checker == "off")
+
+    def signer(self) -> Signer | None:
+        """What signs files; ``None`` where nothing does.
+
+        Raises :class:`ValueError` where the certificate and its key will not do.
+        """
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            return None
+        return Signer(self.c2pa_certificate, self.c2pa_key)
 
     def to_model_config(self) -> ModelConfig:
         """The part of the settings that says which checkpoint to load and how."""
@@ -248,6 +264,24 @@ class Settings(BaseSettings):
             if len(key) < SHORTEST_KEY:
                 raise ValueError(f"a key has at least {SHORTEST_KEY} characters")
         return keys
+
+    @model_validator(mode="after")
+    def _check_signing(self) -> Self:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError(
+                "a signature takes both: set VARIATIONS_C2PA_CERTIFICATE and VARIATIONS_C2PA_KEY, "
+                "or neither"
+            )
+        if self.c2pa_certificate and self.provenance is Provenance.OFF:
+            raise ValueError(
+                "VARIATIONS_PROVENANCE=off leaves nothing to sign: let it be minimal or full, or "
+                "leave VARIATIONS_C2PA_CERTIFICATE empty"
+            )
+        try:
+            self.signer()
+        except ValueError as error:
+            raise ValueError(f"VARIATIONS_C2PA_CERTIFICATE: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Self:

@@ -209,3 +209,19 @@ def test_on_loopback_without_keys_the_service_has_names_of_its_own(
     given: dict[str, Any], names: tuple[str, ...]
 ) -> None:
     assert Settings(**given).names() == names
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"c2pa_key": "key.pem"}, "a signature takes both"),
+        (
+            {"c2pa_certificate": "a.pem", "c2pa_key": "b.pem", "provenance": "off"},
+            "nothing to sign",
+        ),
+        ({"c2pa_certificate": "a.pem", "c2pa_key": "b.pem"}, "C2PA_CERTIFICATE: a.pem cannot be"),
+    ],
+)
+def test_signing_with_half_of_what_it_takes_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Settings(**given)

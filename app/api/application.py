@@ -131,6 +131,7 @@ def _create_service(
         limiter=Limiter(settings.max_queue, settings.key_quota, engine.finishes),
         tracing=tracing_to(settings.otlp_endpoint, __version__),
         pictures=PictureStore(settings.url_bytes, settings.url_seconds),
+        signer=settings.signer(),
     )
     metrics.engine.predict_wait(service.predicted_wait)
     return service

@@ -14,6 +14,7 @@ from app.metrics import Metrics
 from app.parameters import ModelInfo
 from app.pictures.fit import Preprocessing
 from app.pictures.sandbox import Decoders
+from app.pictures.signing import Signer
 from app.settings import Settings
 from app.tracing import Tracing
 
@@ -33,6 +34,7 @@ class Service:
     limiter: Limiter
     tracing: Tracing
     pictures: PictureStore
+    signer: Signer | None
     since: int = field(default_factory=lambda: int(time.time()))
     """Unix time at which it was made."""
     draining: bool = False

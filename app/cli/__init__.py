@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
+from app.cli.certificate import certificate
 from app.cli.commands import benchmark, serve
 from app.cli.generate import generate
 from app.training.cli import app as training
@@ -16,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(serve)
 app.command()(generate)
 app.command()(benchmark)
+app.command()(certificate)
 app.add_typer(training, name="train")
 
 

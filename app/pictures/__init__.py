@@ -10,6 +10,8 @@
     fit          pixels become the encoder's input
     encode       pixels become files
     provenance   what these say of how they were made
+    signing      and the signature over it, C2PA's
+    certificates for trying that
 """
 
 import numpy as np

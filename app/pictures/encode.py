@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from app.pictures import Picture
 from app.pictures.provenance import SOFTWARE, XMP_KEYWORD, Origin
+from app.pictures.signing import Signer
 
 
 class OutputFormat(StrEnum):
@@ -42,20 +43,32 @@ def encode_preview(picture: Picture) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def encode(picture: Picture, output_format: OutputFormat, origin: Origin | None) -> bytes:
+def encode(
+    picture: Picture,
+    output_format: OutputFormat,
+    origin: Origin | None,
+    signer: Signer | None = None,
+) -> bytes:
     """The picture as a file that tells its ``origin``. Takes a while; call it in a thread.
 
-    The same picture and origin make the same bytes.
+    The same picture and origin make the same bytes; a ``signer`` adds to them a signature that is
+    another one each time, or raises :class:`SigningFailed`.
     """
     file = io.BytesIO()
     options = _OPTIONS[output_format] | (_metadata(origin, output_format) if origin else {})
     Image.fromarray(picture).save(file, format=output_format.value.upper(), **options)
-    return file.getvalue()
+    written = file.getvalue()
+    return signer.sign(written, output_format.media_type) if signer else written
 
 
-def encode_base64(picture: Picture, output_format: OutputFormat, origin: Origin | None) -> str:
+def encode_base64(
+    picture: Picture,
+    output_format: OutputFormat,
+    origin: Origin | None,
+    signer: Signer | None = None,
+) -> str:
     """The picture as a file, in base64."""
-    return base64.b64encode(encode(picture, output_format, origin)).decode("ascii")
+    return base64.b64encode(encode(picture, output_format, origin, signer)).decode("ascii")
 
 
 def _metadata(origin: Origin, output_format: OutputFormat) -> dict[str, Any]:

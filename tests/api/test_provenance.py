@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from zipfile import ZipFile
@@ -14,10 +14,11 @@ from PIL import Image
 
 from app.api.application import create_app
 from app.pictures.encode import OutputFormat
-from app.pictures.provenance import Provenance, read_origin
+from app.pictures.provenance import SOURCE_TYPE, Provenance, read_origin
 from app.settings import Settings
 from tests.support.events import streaming
 from tests.support.fakes import FakeDecoders, FakeEngine
+from tests.support.manifests import read_manifest, trial_certificates
 from tests.support.requests import SHORT_REQUEST
 from tests.support.serving import serving
 
@@ -91,6 +92,27 @@ def test_every_form_of_answer_tells_the_origin_of_each_picture(
         assert (origin.model, origin.revision, origin.bucket) == ("fake", "v1", None)
         [embedding] = origin.embeddings
         np.testing.assert_array_equal(embedding, np.arange(24, dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def signing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a service that signs."""
+    certificate, key, _ = trial_certificates(tmp_path_factory.mktemp("c2pa"))
+    settings = Settings(c2pa_certificate=certificate, c2pa_key=key)
+    app = create_app(settings, FakeEngine(), FakeDecoders())
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+@pytest.mark.parametrize("files", FORMS)
+def test_every_form_of_answer_is_signed_by_whoever_has_a_certificate(
+    signing: httpx.Client, png: bytes, tmp_path: Path, files: Files
+) -> None:
+    for kind in OutputFormat:
+        for file in files(signing, png, kind):
+            assert read_manifest(file, kind) == ("Valid", "c2pa.created", SOURCE_TYPE)
+            (tmp_path / "signed").write_bytes(file)
+            assert read_origin(tmp_path / "signed").embeddings
 
 
 def _served_with(settings: Settings, png: bytes) -> bytes:

@@ -46,10 +46,11 @@ def variation(
 ) -> schemas.Variation:
     """One picture, ``None`` for a flagged one. Takes a while; call it in a thread."""
     parameters, origin = submission.parameters, submission.origin(index)
+    signer = submission.service.signer
     return schemas.Variation(
         index=index,
         seed=parameters.seed_of(index),
-        b64_json=None if picture is None else encode_base64(picture, output_format, origin),
+        b64_json=None if picture is None else encode_base64(picture, output_format, origin, signer),
         media_type=output_format.media_type,
         width=parameters.width,
         height=parameters.height,
