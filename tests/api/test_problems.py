@@ -32,7 +32,7 @@ def tree(kind: type[VariationsError]) -> Iterator[type[VariationsError]]:
 
 
 def test_every_error_has_a_title_of_its_own_and_a_status_that_is_documented() -> None:
-    kinds = list(tree(VariationsError))
+    kinds = [one for one in tree(VariationsError) if not one.__module__.startswith("app.client")]
     assert len({kind.title for kind in kinds}) == len(kinds)
     documented = problems.documented() | openai.documented()
     assert {kind.status for kind in kinds} == set(documented)

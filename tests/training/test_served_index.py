@@ -139,4 +139,4 @@ def test_openais_sdk_finds_the_mark_too(running: ServiceProcess, image: bytes) -
     assert whole.data
     marks = [one.model_dump().get("near_duplicate") for one in whole.data]
     assert_marked(marks[0], marks[1])
-    assert_marked(*(event["near_duplicate"] for event in streamed))
+    assert_marked(*(event.get("near_duplicate") for event in streamed))
