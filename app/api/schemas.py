@@ -267,7 +267,7 @@ def limits(form: type[WireModel]) -> dict[str, Limits]:
     for name, field in fields.items():
         for least, most in (("minimum", "maximum"), ("minItems", "maxItems")):
             if most in field:
-                found[name] = Limits(minimum=field.get(least, 1), maximum=field[most])
+                found[name] = Limits(minimum=field.get(least, 0), maximum=field[most])
     return found
 
 

@@ -4,12 +4,21 @@ import io
 from dataclasses import fields
 from typing import Any
 
+import fastapi
 import httpx
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.datastructures import UploadFile
 
-from app.api.schemas import FieldProblem, Problem, Variation, VariationsForm, VariationsResponse
+from app.api.schemas import (
+    FieldProblem,
+    Problem,
+    Variation,
+    VariationsForm,
+    VariationsResponse,
+    WireModel,
+    limits,
+)
 from app.parameters import Fit, Scheduler, Wishes
 
 
@@ -104,3 +113,13 @@ def test_the_examples_of_the_answers_are_valid(model: type[BaseModel]) -> None:
 def test_an_answer_is_as_documented(client: httpx.Client, png: bytes) -> None:
     response = client.post("/variations", files={"image": ("a.png", png)})
     assert VariationsResponse.model_validate(response.json(), extra="forbid")
+
+
+def test_the_limits_of_a_form_are_of_its_numbers_and_of_files_that_may_be_several() -> None:
+    class Form(WireModel):
+        image: list[fastapi.UploadFile] = Field(min_length=1, max_length=4)
+        part: float = Field(default=1, ge=0.5, le=1)
+        name: str = ""
+
+    found = {name: (one.minimum, one.maximum) for name, one in limits(Form).items()}
+    assert found == {"image": (1, 4), "part": (0.5, 1)}
