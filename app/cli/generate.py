@@ -1,96 +1,114 @@
 """The command ``generate``: variations of pictures as files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from app.cli import options
 from app.cli.settings import settings_or_exit
-from app.errors import VariationsError
-from app.parameters import (
-    MAX_GUIDANCE_SCALE,
-    MAX_SEED,
-    MAX_STEPS,
-    MAX_VARIATIONS,
-    Condition,
-    Fit,
-    Scheduler,
-    Wishes,
-)
+from app.errors import BadInput, VariationsError
+from app.pictures.encode import OutputFormat
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from app.cli.inputs import Input
+    from app.cli.outcomes import Outcomes
 
 
 def generate(
-    photo: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The picture.")],
-    n: Annotated[int, typer.Option("-n", min=1, max=MAX_VARIATIONS, help="How many.")] = 4,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="Of the first; then +1. Random.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option("--guidance", min=0, max=MAX_GUIDANCE_SCALE)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=MAX_STEPS)] = None,
-    scheduler: Annotated[Scheduler | None, typer.Option()] = None,
-    fit: Annotated[Fit | None, typer.Option(help="How a picture becomes square.")] = None,
+    pictures: options.Pictures,
+    n: options.N = 4,
+    out: options.Out = Path("out"),
+    seed: options.Seed = None,
+    guidance_scale: options.Guidance = None,
+    steps: options.Steps = None,
+    scheduler: options.Solver = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    fit: options.HowToFit = None,
+    output_format: options.Format = OutputFormat.PNG,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
+    as_json: options.AsJson = False,
+    sheet: options.SheetFile = None,
 ) -> None:
-    """Write variations of PHOTO to a folder, without a server.
+    """Write variations of PICTURES to a folder, without a server or with a running one.
 
-    The model and device are those of the settings (VARIATIONS_MODEL and so on).
+    Folders are searched with all that is below them. Without --url the model and device are those
+    of the settings (VARIATIONS_MODEL and so on). The exit status is 1 where a picture has no
+    variations, and 2 where an option is wrong; the other pictures are varied all the same.
     """
-    settings = settings_or_exit()
-    wishes = Wishes(
-        n=n,
-        guidance_scale=guidance_scale,
-        num_inference_steps=steps,
-        scheduler=scheduler,
-        seed=seed,
-        fit=fit,
-    )
+    from app.cli.inputs import find_inputs  # noqa: PLC0415
+    from app.cli.outcomes import Outcomes  # noqa: PLC0415
+    from app.cli.sheet import Sheet  # noqa: PLC0415
+
+    fields = {
+        "n": n,
+        "seed": seed,
+        "guidance_scale": guidance_scale,
+        "num_inference_steps": steps,
+        "scheduler": scheduler,
+        "width": width,
+        "height": height,
+        "fit": fit,
+        "output_format": output_format,
+    }
+    if sheet and sheet.suffix.lower() != ".png":
+        raise typer.BadParameter(f"A PNG, such as sheet.png, not {sheet}", param_hint="--sheet")
+    with _exiting():
+        inputs = find_inputs(pictures, out)
+        out.mkdir(parents=True, exist_ok=True)  # or say so before all the work
+        contact = Sheet(sheet, len(inputs)) if sheet else None
+        with Outcomes(len(inputs), out, as_json=as_json, sheet=contact) as outcomes:
+            if url:
+                _by_a_service(url, api_key, inputs, fields, outcomes)
+            else:
+                _here(inputs, fields, outcomes)
+        if outcomes.failures:
+            raise typer.Exit(1)
+
+
+def _here(inputs: list["Input"], fields: dict[str, Any], outcomes: "Outcomes") -> None:
+    from app.cli.local import Local  # noqa: PLC0415
+    from app.parameters import Wishes  # noqa: PLC0415
+
+    output_format = fields.pop("output_format")
+    Local(settings_or_exit(), Wishes(**fields), output_format, outcomes).run(inputs)
+
+
+def _by_a_service(
+    url: str,
+    api_key: str | None,
+    inputs: list["Input"],
+    fields: dict[str, Any],
+    outcomes: "Outcomes",
+) -> None:
+    import asyncio  # noqa: PLC0415
+
+    from app.cli import remote  # noqa: PLC0415
+    from app.client import AsyncClient  # noqa: PLC0415
+
     try:
-        _generate(settings, photo, wishes, out)
+        client = AsyncClient(url, api_key=api_key)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
+    asyncio.run(remote.run(client, inputs, fields, outcomes))
+
+
+@contextmanager
+def _exiting() -> Iterator[None]:
+    """Make of what ends the command a sentence and an exit status: 2 for wrong options."""
+    try:
+        yield
     except VariationsError as error:
         typer.echo(f"{error.title}: {error.message}", err=True)
-        raise typer.Exit(1) from None
+        is_usage = isinstance(error, BadInput) or getattr(error, "field", None)
+        raise typer.Exit(2 if is_usage else 1) from None
     except OSError as error:
         typer.echo(f"{error.filename}: {error.strerror}" if error.filename else error, err=True)
         raise typer.Exit(1) from None
-
-
-def _generate(settings: "Settings", photo: Path, wishes: Wishes, out: Path) -> None:
-    from PIL import Image  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
-    from app.pictures.decode import decode  # noqa: PLC0415
-    from app.pipeline import Pipeline  # noqa: PLC0415
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task("loading", total=None)
-
-        def loading(stage: str, fraction: float | None) -> None:
-            total = None if fraction is None else 1.0
-            bar.update(task, description=stage, completed=fraction or 0, total=total)
-
-        pipeline = Pipeline.load(settings.to_model_config(), loading)
-        parameters = wishes.resolve(pipeline.model)
-        picture = decode(photo.read_bytes(), max_pixels=settings.max_pixels)
-        pixels = pipeline.preprocessing(picture, parameters.fit)
-        out.mkdir(parents=True, exist_ok=True)
-        bar.update(task, description=f"{parameters.n} variations of {photo.name}")
-        pictures = pipeline.generate(
-            Condition.guided(pixels, parameters.guidance_scale),
-            parameters,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    for index, decoded in enumerate(pictures):
-        seed = parameters.seed_of(index)
-        if decoded.picture is None:
-            typer.echo(f"seed {seed}: {decoded.error or 'stopped by the safety checker'}", err=True)
-            continue
-        path = out / f"{photo.stem}-{seed}.png"
-        Image.fromarray(decoded.picture).save(path)
-        typer.echo(str(path))
-    if all(decoded.picture is None for decoded in pictures):
-        raise typer.Exit(1)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted", err=True)
+        raise typer.Exit(130) from None

@@ -1,5 +1,6 @@
-"""The command line, run as its users run it but for the process."""
+"""The command ``generate``, run as its users run it but for the process."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from app import __version__
 from app.cli import app
 from app.parameters import MAX_SEED
+from app.pipeline import Pipeline, Sample
+from app.pipeline.samples import Step
 from tests.support.checkpoints import configure, make_checkpoint
 
 
@@ -72,7 +74,7 @@ def test_a_wrong_setting_is_named(photo: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_last_seed_must_exist_too(photo: Path) -> None:
     result = run("generate", photo, "-n", 2, "--seed", MAX_SEED)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"at most {MAX_SEED - 1}" in result.output
 
 
@@ -96,17 +98,69 @@ def test_generate_imports_nothing_of_http(photo: Path, tmp_path: Path) -> None:
     assert "imported: set()" in ran.stdout
 
 
-def test_version() -> None:
-    assert run("--version").output.strip() == __version__
+def test_several_inputs_share_steps_and_come_out_as_alone(
+    photo: Path, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.png").write_bytes(png)
+    shared = []
+    step = Pipeline.step
+
+    def counted(pipeline: Pipeline, samples: list[Sample], bucket: int | None = None) -> Step:
+        shared.append(len(samples))
+        return step(pipeline, samples, bucket)
+
+    monkeypatch.setattr(Pipeline, "step", counted)
+    options = ("-n", 2, "--seed", 5, "--steps", 2)
+    together = run("generate", photo, tmp_path / "other.png", *options, "-o", tmp_path / "a")
+    assert together.exit_code == 0, together.output
+    assert max(shared) == 4
+    run("generate", photo, *options, "-o", tmp_path / "b")
+    for name in ("photo-5.png", "photo-6.png"):
+        first, second = (values(tmp_path / folder / name) for folder in "ab")
+        assert np.abs(first - second).max() <= 1
 
 
-def test_where_the_system_is_not_meant_serve_says_which_are() -> None:
-    """As on Windows, where Python has no such module."""
-    code = "import sys; sys.modules['resource'] = None; sys.argv = ['variations', 'serve']\n"
-    code += "from app.cli import app; app()"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr == ("The service runs on Linux and macOS; on Windows use WSL or Docker.\n")
+def test_one_unreadable_file_does_not_stop_the_others(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    result = run("generate", tmp_path, "-n", 1, "--steps", 1, "--seed", 1, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'broken.png'}: The file is not a picture" in result.stderr
+    assert result.stdout.split() == [str(tmp_path / "out" / "photo-1.png")]
+
+
+def test_a_line_of_json_says_all_of_a_variation(photo: Path, tmp_path: Path) -> None:
+    options = ("-n", 2, "--steps", 1, "--seed", 4, "--format", "webp", "--json")
+    result = run("generate", photo, *options, "-o", tmp_path / "out")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["input"] == str(photo)
+    assert Path(first["file"]) == tmp_path / "out" / "photo-4.webp"
+    assert (first["seed"], second["seed"], first["flagged"]) == (4, 5, False)
+    assert first["parameters"]["num_inference_steps"] == 1
+    assert first["parameters"]["output_format"] == "webp"
+    with Image.open(second["file"]) as picture:
+        assert picture.format == "WEBP"
+
+
+def test_a_contact_sheet_shows_inputs_beside_their_variations(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    sheet = tmp_path / "sheets" / "all.png"
+    options = ("-n", 2, "--steps", 1, "--sheet", sheet, "-o", tmp_path / "out")
+    run("generate", tmp_path / "broken.png", photo, *options)
+    whole = values(sheet)
+    rows, columns = whole.shape[0] // 180, whole.shape[1] // 160
+    assert (rows, columns) == (2, 3)
+    centre = values(photo)[128, 128]
+    assert np.abs(whole[188 + 8 + 80, 8 + 80] - centre).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(("--sheet", "a.jpg"), "A PNG"), (("--url", "localhost"), "http://127"), (("-n", 9), "n")],
+)
+def test_a_wrong_option_is_bad_usage(options: tuple[object, ...], says: str, photo: Path) -> None:
+    result = run("generate", photo, *options)
+    assert result.exit_code == 2
+    assert says in result.output
 
 
 @pytest.mark.parametrize(
@@ -127,5 +181,5 @@ def test_generate_names_what_the_checkpoint_offers_instead(
     configure(folder, "scheduler", skip_prk_steps=None, num_train_timesteps=60)
     monkeypatch.setenv("VARIATIONS_MODEL", str(folder))
     result = run("generate", photo, *options, "-o", tmp_path / "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert says in " ".join(result.output.split())

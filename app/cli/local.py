@@ -1,0 +1,110 @@
+"""Variations made in this process: the samples of several inputs share each step."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.cli.inputs import Input
+from app.cli.outcomes import Made, Outcomes
+from app.errors import BadInput, GenerationFailed
+from app.parameters import Condition, Parameters, Wishes
+from app.pictures.decode import decode
+from app.pictures.encode import OutputFormat, encode
+
+if TYPE_CHECKING:
+    from app.pipeline.samples import Sample
+    from app.settings import Settings
+
+_ROWS = 16
+"""Most rows of a step, where the settings name no number: room for one request of the most
+variations. The service measures how many more would pay; here that would take longer than a start.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """An input whose samples are in their steps."""
+
+    input: Input
+    parameters: Parameters
+    samples: list["Sample"]
+
+    @property
+    def steps_left(self) -> int:
+        return self.samples[0].steps_left
+
+
+class Local:
+    """A loaded checkpoint that varies many inputs, as the settings say.
+
+    ``wishes`` are the same for all, the seed too if it is given.
+    """
+
+    def __init__(
+        self, settings: "Settings", wishes: Wishes, output_format: OutputFormat, outcomes: Outcomes
+    ) -> None:
+        from app.pipeline import Pipeline  # noqa: PLC0415
+
+        self._pipeline: Pipeline = Pipeline.load(settings.to_model_config(), outcomes.loading)
+        outcomes.loading("ready", None)
+        wishes.resolve(self._pipeline.model)  # what is wrong with them is so before all inputs
+        self._settings = settings
+        self._wishes = wishes
+        self._output_format = output_format
+        self._outcomes = outcomes
+        self._rows = _ROWS if settings.max_rows == "auto" else settings.max_rows
+
+    def run(self, inputs: Sequence[Input]) -> None:
+        """Vary every input. Raises :class:`OSError` where a file cannot be written."""
+        waiting = list(reversed(inputs))
+        running: list[_Begun] = []
+        while waiting or running:
+            while waiting and self._has_room(running):
+                if begun := self._begin(waiting.pop()):
+                    running.append(begun)
+            if running:
+                self._step(running)
+            for begun in [each for each in running if not each.steps_left]:
+                running.remove(begun)
+                self._finish(begun)
+
+    def _has_room(self, running: Sequence[_Begun]) -> bool:
+        """Whether one more like those that run would fit."""
+        rows = [sum(sample.rows for sample in begun.samples) for begun in running]
+        return not rows or sum(rows) + max(rows) <= self._rows
+
+    def _begin(self, each: Input) -> _Begun | None:
+        self._outcomes.begun(each)
+        try:
+            parameters = self._wishes.resolve(self._pipeline.model)
+            picture = decode(each.path.read_bytes(), max_pixels=self._settings.max_pixels)
+            pixels = self._pipeline.preprocessing(picture, parameters.fit)
+            condition = Condition.guided(pixels, parameters.guidance_scale)
+            rows = self._pipeline.condition(condition)
+        except (BadInput, GenerationFailed) as error:
+            self._outcomes.failed(each, error.message)
+            return None
+        except OSError as error:
+            self._outcomes.failed(each, error.strerror or str(error))
+            return None
+        samples = [self._pipeline.start(rows, parameters, i) for i in range(parameters.n)]
+        return _Begun(each, parameters, samples)
+
+    def _step(self, running: Sequence[_Begun]) -> None:
+        samples = [sample for begun in running for sample in begun.samples]
+        bucket = self._rows if self._settings.fixed_bucket else None
+        self._pipeline.step(samples, bucket).wait()
+        for begun in running:
+            calls = begun.parameters.calls
+            self._outcomes.stepped(begun.input, calls - begun.steps_left, calls)
+
+    def _finish(self, begun: _Begun) -> None:
+        made = []
+        parameters, model = begun.parameters, self._pipeline.model
+        for index, decoded in enumerate(self._pipeline.decode(begun.samples)):
+            picture = decoded.picture
+            data = None if picture is None else encode(picture, self._output_format)
+            seed = parameters.seed_of(index)
+            made.append(Made(index, seed, data, decoded.flagged, decoded.error))
+        told: dict[str, Any] = {**asdict(parameters), "output_format": self._output_format}
+        self._outcomes.made(begun.input, made, {"id": model.id, "revision": model.revision}, told)
