@@ -54,7 +54,7 @@ export class Viewer {
       element(
         "div",
         { class: "pair" },
-        element("figure", {}, inputsOf(run), element("figcaption", {}, "Input")),
+        element("figure", {}, inputsOf(run), element("figcaption", {}, captionOf(run))),
         element(
           "figure",
           {},
@@ -76,4 +76,9 @@ export class Viewer {
 function inputsOf(run) {
   const pictures = run.inputs.map(({ url, label }) => imageOf(url, label));
   return element("div", { class: "inputs" }, ...pictures);
+}
+
+function captionOf({ inputs }) {
+  if (inputs.length === 1) return "Input";
+  return `Inputs: ${inputs.map(({ weight }) => `${Math.round(100 * weight)} %`).join(" and ")}`;
 }
