@@ -66,6 +66,18 @@ class NoSuchPicture(VariationsError, title="No such picture", status=404):
     """At this address there is no picture, or no longer."""
 
 
+class NoSuchRequest(VariationsError, title="No such request", status=404):
+    """Of this caller there is no stored request with this id, or no longer."""
+
+
+class Cancelled(VariationsError, title="Cancelled", status=410):
+    """The stored request was cancelled by its owner."""
+
+
+class KeyReused(BadInput, title="Idempotency key used before"):
+    """An idempotency key came with another form than before."""
+
+
 class NotAuthorized(VariationsError, title="Not authorized", status=401):
     """The API key is missing, or not one of those that are accepted."""
 

@@ -1,6 +1,7 @@
 """Every setting of the service, read from the environment in this module and nowhere else."""
 
 import re
+from base64 import b64decode
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,6 +19,9 @@ SHORTEST_KEY = 16
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}")
 """A path below which the service is found: it gets into pages, so nothing else may be in it."""
+
+ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
+"""Scheme, host and, where it is not the scheme's, port."""
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -151,6 +155,19 @@ class Settings(BaseSettings):
     url_bytes: int = Field(default=128 * 2**20, ge=2**20)
     """Most bytes of such pictures, in memory; where there are more the oldest go, of the API key
     that has the most."""
+    store: Path | None = None
+    """File of the database of stored requests, which then survive a restart; one service has it at
+    a time. Empty: in memory."""
+    store_seconds: Seconds = 86400.0
+    """Seconds for which the result of a stored request is kept."""
+    store_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    """Most bytes of stored requests; where there are more the oldest results go, of the API key
+    that has the most."""
+    webhook_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated origins, as `https://hooks.example.org`, that stored requests may have told
+    of their end; empty: none."""
+    webhook_secret: SecretStr | None = None
+    """What webhooks are signed with: `whsec_` and 24 to 64 bytes in base64 (Standard Webhooks)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged."""
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -245,7 +262,13 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "sizes", "api_keys", "cors_origins", "allowed_hosts", "trusted_proxies", mode="before"
+        "sizes",
+        "api_keys",
+        "cors_origins",
+        "allowed_hosts",
+        "trusted_proxies",
+        "webhook_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
@@ -264,6 +287,34 @@ class Settings(BaseSettings):
             if len(key) < SHORTEST_KEY:
                 raise ValueError(f"a key has at least {SHORTEST_KEY} characters")
         return keys
+
+    @field_validator("webhook_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"an origin is written https://hooks.example.org, not {origin!r}")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        prefix, _, rest = value.get_secret_value().partition("_") if value else ("", "", "")
+        if value and prefix != "whsec":
+            raise ValueError("a secret begins with whsec_")
+        try:
+            length = len(b64decode(rest, validate=True))
+        except ValueError:
+            length = 0
+        if value and not 24 <= length <= 64:
+            raise ValueError("behind whsec_ there are 24 to 64 bytes in base64")
+        return value
+
+    @model_validator(mode="after")
+    def _check_webhooks(self) -> Self:
+        if self.webhook_origins and not self.webhook_secret:
+            raise ValueError("webhooks are signed: set VARIATIONS_WEBHOOK_SECRET")
+        return self
 
     @model_validator(mode="after")
     def _check_signing(self) -> Self:

@@ -17,10 +17,11 @@ from app.api.middleware.keys import Keys
 from app.api.middleware.limiter import Limiter
 from app.api.middleware.origins import AllowedHosts, SameOrigin
 from app.api.middleware.proxies import Proxies
-from app.api.routes import openai, page, pictures, variations
+from app.api.routes import openai, page, pictures, stored, variations
 from app.api.routes import service as pages
 from app.api.state import Service
 from app.api.store import PictureStore
+from app.api.stored.requests import StoredRequests
 from app.engine.engine import Engine
 from app.engine.process import HUB_TOKENS
 from app.engine.watchdog import Timeouts
@@ -59,9 +60,19 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "traceparent", "x-request-id", "x-request-timeout"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                "authorization",
+                "idempotency-key",
+                "last-event-id",
+                "prefer",
+                "traceparent",
+                "x-request-id",
+                "x-request-timeout",
+            ],
             expose_headers=[
+                "location",
+                "preference-applied",
                 "retry-after",
                 "retry-after-ms",
                 "server-timing",
@@ -88,7 +99,7 @@ def create_app(
     app.include_router(pages.router)
     app.include_router(page.router)
     app.include_router(pictures.router)
-    for router in (variations.router, openai.images, openai.router):
+    for router in (variations.router, stored.router, openai.images, openai.router):
         app.include_router(router, dependencies=[variations.BEARER] if settings.api_keys else None)
     document.install(app, document.EVENTS, document.OPENAI_EVENTS)
     return app
@@ -132,6 +143,7 @@ def _create_service(
         tracing=tracing_to(settings.otlp_endpoint, __version__),
         pictures=PictureStore(settings.url_bytes, settings.url_seconds),
         signer=settings.signer(),
+        stored=StoredRequests.of(settings, metrics.stored),
     )
     metrics.engine.predict_wait(service.predicted_wait)
     return service
@@ -142,11 +154,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.decoders.start()
     try:
-        await service.engine.start()
+        await service.stored.start(service)
         try:
-            yield
+            await service.engine.start()
+            try:
+                yield
+            finally:
+                await service.stored.stop()  # before the engine fails what it still has
+                await service.engine.stop()
         finally:
-            await service.engine.stop()
+            await service.stored.close()
     finally:
         await service.decoders.stop()
         await asyncio.to_thread(service.tracing.close)

@@ -11,6 +11,8 @@ from app.pictures.encode import OutputFormat
 
 JSON, EVENTS, ZIP = "application/json", "text/event-stream", "application/zip"
 
+RESPOND_ASYNC = "respond-async"
+
 PICTURES = {each.media_type: each for each in OutputFormat}
 """The formats that a picture by itself may have."""
 
@@ -66,6 +68,12 @@ def acceptable(header: str, offered: Sequence[str]) -> list[str]:
                 found.append((-ranges[places[0]][1], places[0], position, media_type))
                 break
     return [media_type for weight, _, _, media_type in sorted(found) if weight < 0]
+
+
+def prefers_async(headers: Headers) -> bool:
+    """``Prefer: respond-async``: answer at once, and make the pictures afterwards (RFC 7240)."""
+    given = ",".join(headers.getlist("prefer")).lower().split(",")
+    return RESPOND_ASYNC in (one.partition(";")[0].strip() for one in given)
 
 
 def _parsed(part: str) -> tuple[str, float]:

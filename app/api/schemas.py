@@ -1,11 +1,13 @@
 """The wire models: what a request may carry and what an answer looks like."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 from fastapi import File, UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.engine.generation import Status
 from app.parameters import (
     MAX_GUIDANCE_SCALE,
     MAX_SEED,
@@ -90,7 +92,10 @@ class VariationsForm(GenerationForm):
     """See width."""
     previews: bool = Field(default=False, examples=[False])
     """Show what the pictures become while they are made, where the service offers that; only with
-    `Accept: text/event-stream`."""
+    `Accept: text/event-stream` or `Prefer: respond-async`."""
+    webhook: str | None = Field(default=None, max_length=2000)
+    """Address that is told when the request has ended, where the service allows it; only with
+    `Prefer: respond-async`."""
 
 
 class Model(WireModel):
@@ -209,6 +214,42 @@ class Preview(WireModel):
 
 class Restarted(WireModel):
     """The event ``restarted``: a worker ended, and the pictures are made again from their seeds."""
+
+
+class StoredRequest(WireModel):
+    """A stored request: the answer of ``GET /variations/{id}``, and the data of its webhook."""
+
+    id: str = Field(examples=["9b2f6b3c0f6a4d0f8f1c0a0f5a6f7e11.09f1b2c3"])
+    status: Status
+    created: int = Field(examples=[1790000000])
+    """Unix time of its acceptance."""
+    expires: int | None = Field(default=None, examples=[1790086400])
+    """Unix time until which its result is kept, once it has ended."""
+    position: int | None = None
+    """Requests before it, while it is queued."""
+    start_in: float | None = None
+    """Seconds until its first step, as predicted, while it is queued."""
+    finish_in: float | None = None
+    """Seconds until all pictures are done, as predicted, while they are not."""
+    done: tuple[int, ...] | None = Field(default=None, examples=[(12, 12)])
+    """UNet calls that each picture has behind it, while they are made."""
+    of: int | None = Field(default=None, examples=[25])
+    """UNet calls that each picture takes."""
+    pictures: list[int] = Field(examples=[[0, 1]])
+    """The pictures that are there, by index."""
+    result: VariationsResponse | None = None
+    """The answer of `POST /variations`, once it is done."""
+    error: "Problem | None" = None
+    """Why it failed, if it has."""
+
+
+class WebhookEvent(WireModel):
+    """What a webhook is told (Standard Webhooks)."""
+
+    type: Literal["variations.done", "variations.failed"]
+    timestamp: datetime
+    data: StoredRequest
+    """Without the result, which is at `/variations/{id}`."""
 
 
 class FieldProblem(WireModel):

@@ -133,6 +133,7 @@ class Server(uvicorn.Server):
             left = self._drain_until - time.monotonic()
             # What is written may have slow readers; they have what is left of the time.
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left))
+            self.service.stored.suspend()
             if not self.service.limiter.taken:
                 self.should_exit = True
             elif time.monotonic() > self._drain_until:

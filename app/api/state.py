@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
@@ -17,6 +18,9 @@ from app.pictures.sandbox import Decoders
 from app.pictures.signing import Signer
 from app.settings import Settings
 from app.tracing import Tracing
+
+if TYPE_CHECKING:
+    from app.api.stored.requests import StoredRequests  # which needs the service
 
 RETRY_UNKNOWN = 5.0
 """Seconds after which to ask again where nobody can tell."""
@@ -35,6 +39,7 @@ class Service:
     tracing: Tracing
     pictures: PictureStore
     signer: Signer | None
+    stored: "StoredRequests"
     since: int = field(default_factory=lambda: int(time.time()))
     """Unix time at which it was made."""
     draining: bool = False

@@ -1,5 +1,6 @@
 """From a form to a generation: what every way of meeting the service has in common."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import UploadFile
@@ -69,6 +70,10 @@ class Submission:
     def answered(self) -> None:
         """Count the stages of a request whose answer is written."""
         self.service.metrics.http.stages(self.admission.timeline.seconds())
+
+
+Submitting = Callable[[], Awaitable[Submission]]
+"""Submits a request, once all else is known that stands in its way."""
 
 
 def check_previews(request: Request, *, wished: bool, field: str) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from app import __version__, logs
 from app.metrics.engine import EngineMetrics
 from app.metrics.http import DecoderMetrics, HttpMetrics
+from app.metrics.stored import StoreMetrics
 
 MOST_RENDERINGS = 20
 """Of all metrics in a second. Each takes some milliseconds, in which nobody else is answered."""
@@ -25,7 +26,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 
 
 class Metrics:
-    """All groups over one registry: ``http``, ``decoders`` and ``engine``."""
+    """All groups over one registry: ``http``, ``decoders``, ``stored`` and ``engine``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -42,6 +43,7 @@ class Metrics:
         )
         self.http = HttpMetrics(registry, pictures)
         self.decoders = DecoderMetrics(registry)
+        self.stored = StoreMetrics(registry)
         self.engine = EngineMetrics(registry, pictures)
         self._last = (b"", "")
         self._second, self._renderings = 0, 0

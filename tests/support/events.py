@@ -32,6 +32,8 @@ def events(response: httpx.Response) -> Iterator[Told]:
         match line.partition(": "):
             case ("event", _, name):
                 pass
+            case ("id", _, _):  # of a stored request
+                pass
             case ("data", _, data):
                 pass
             case ("", _, "ping"):

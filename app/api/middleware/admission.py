@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.middleware.body import bounded, check_head
+from app.api.middleware.idempotency import key_of
 from app.api.middleware.keys import ANYBODY
 from app.api.state import Service, service_of
 from app.api.timeline import Timeline
@@ -52,6 +53,10 @@ class Admission:
     """The name of its API key."""
     in_haste: bool = False
     """Its caller gives it less time than the service would."""
+    idempotency_key: str | None = None
+    """By which its caller would know it again."""
+    is_repeat: bool = False
+    """There is a stored request with that key."""
     accepted: bool = False
     """Its form is whole, and it has a place in the queue."""
     is_trial: bool = False
@@ -90,7 +95,8 @@ class Admission:
         """The error of a request whose seconds are over: whose fault it is depends on the stage."""
         if self.accepted:
             kind = OwnDeadlineExceeded if self.in_haste else DeadlineExceeded
-            return kind(f"The request did not finish within {self.seconds:g} s and was stopped")
+            then = "it goes on, for its Idempotency-Key" if self.idempotency_key else "was stopped"
+            return kind(f"The request did not finish within {self.seconds:g} s and {then}")
         words = f"The body did not arrive within the {self.seconds:g} s that this request may take"
         if self.in_haste:
             return OwnDeadlineOutOfReach(words, retry_after=None)
@@ -113,10 +119,12 @@ class AdmittedRoute(APIRoute):
         service = service_of(connection)
         admission = connection.state.admission = _admit(service, connection)
         service.tracing.admitted(admission.request_id)  # the span ends with the answer
-        with service.limiter.admit(admission.request_id, admission.caller):
+        name, repeats = admission.request_id, await service.stored.knows(admission)
+        admission.is_repeat = repeats
+        with service.limiter.admit(name, admission.caller, is_repeat=repeats):
 
             def whole() -> None:
-                service.limiter.accept(admission.request_id)
+                (service.limiter.arrived if repeats else service.limiter.accept)(name)
                 admission.accepted = True
 
             try:
@@ -154,13 +162,15 @@ def _admit(service: Service, connection: HTTPConnection) -> Admission:
         )
     return Admission(
         # One search finds a request in every log; the tail tells apart callers that repeat ids.
-        request_id=f"{connection.state.request_id}.{uuid.uuid4().hex[:8]}",
+        # Nor can they guess those of others.
+        request_id=f"{connection.state.request_id}.{uuid.uuid4().hex}",
         model=model,
         preprocessing=preprocessing,
         seconds=seconds,
         boundary=boundary,
         caller=caller,
         in_haste=in_haste,
+        idempotency_key=key_of(connection.headers),
     )
 
 

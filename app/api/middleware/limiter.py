@@ -57,6 +57,8 @@ class Limiter:
         self._places: dict[str, str] = {}
         self._expected: dict[str, float] = {}
         """Moments at which requests that have a place should be finished."""
+        self._kept: set[str] = set()
+        """Requests whose places outlast the contexts in which they were admitted."""
         self._seen: dict[str, float] = {}
         self._turns: dict[str, float] = {}
         """Callers without a place that were refused one, and until when their turn is kept."""
@@ -72,12 +74,14 @@ class Limiter:
         return len(self._uploads)
 
     @contextmanager
-    def admit(self, request_id: str, caller: str) -> Iterator[None]:
+    def admit(self, request_id: str, caller: str, *, is_repeat: bool = False) -> Iterator[None]:
         """Count a request as an upload, and once it is accepted as that, while the context lasts.
 
-        Raises what :meth:`accept` would raise now, and :class:`TooManyUploads`.
+        Raises what :meth:`accept` would raise now, unless it repeats one that has a place, and
+        :class:`TooManyUploads`.
         """
-        self._check_place(caller)
+        if not is_repeat:
+            self._check_place(caller)
         own = sum(owner == caller for owner in self._uploads.values())
         if own >= self.most_uploads - len(self._uploads):
             raise TooManyUploads(
@@ -89,8 +93,8 @@ class Limiter:
         try:
             yield
         finally:
-            for table in (self._uploads, self._places, self._expected):
-                table.pop(request_id, None)
+            if request_id not in self._kept:
+                self._release(request_id)
 
     def accept(self, request_id: str) -> None:
         """An admitted request's form is whole: give it a place.
@@ -102,9 +106,27 @@ class Limiter:
         self._places[request_id] = self._uploads.pop(request_id)
         self._turns.pop(caller, None)
 
+    def arrived(self, request_id: str) -> None:
+        """The form is whole of a request that repeats another one, and needs no place."""
+        del self._uploads[request_id]
+
+    def keep(self, request_id: str, caller: str) -> None:
+        """A request has a place, whatever else there is, until it is given back."""
+        self._kept.add(request_id)
+        self._places[request_id] = caller
+
+    def give_back(self, request_id: str) -> None:
+        """The place of a request that had kept it is free."""
+        self._kept.discard(request_id)
+        self._release(request_id)
+
     def expect(self, request_id: str, seconds: float) -> None:
         """An accepted request, not submitted yet, should be finished in so many seconds."""
         self._expected[request_id] = self._clock() + seconds
+
+    def _release(self, request_id: str) -> None:
+        for table in (self._uploads, self._places, self._expected):
+            table.pop(request_id, None)
 
     def _check_place(self, caller: str) -> None:
         self._seen[caller] = now = self._clock()

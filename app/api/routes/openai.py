@@ -4,6 +4,7 @@ import asyncio
 import base64
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form
@@ -19,10 +20,12 @@ from app.api.renderers.answer import answer
 from app.api.renderers.events import EventStream
 from app.api.renderers.openai import Images, check_flagged, render_images
 from app.api.renderers.progress import progress
-from app.api.routes.variations import TIMEOUT
+from app.api.routes.variations import KEY, TIMEOUT
 from app.api.schemas import VariationsResponse
 from app.api.state import service_of
-from app.api.submission import check_previews, submit
+from app.api.stored.accept import is_keyed, store
+from app.api.stored.job import Job
+from app.api.submission import Submitting, check_previews, submit
 from app.errors import InvalidParameter, UnknownModel
 from app.parameters import ModelInfo, Size, Wishes
 from app.pictures.encode import OutputFormat
@@ -46,6 +49,7 @@ async def create_variation(
     request: Request,
     form: Annotated[openai.VariationForm, Form(media_type="multipart/form-data")],
     _timeout: Annotated[float | SkipJsonSchema[None], TIMEOUT] = None,
+    _key: Annotated[str | SkipJsonSchema[None], KEY] = None,
 ) -> Response:
     """Make variations of an uploaded picture, as OpenAI's clients ask for them."""
     admission: Admission = request.state.admission
@@ -54,20 +58,35 @@ async def create_variation(
     check_previews(request, wished=form.partial_images > 0, field="partial_images")
     wishes = _sized(form.wishes(), form.size, admission.model)
     output_format = form.output_format or OutputFormat.PNG
+    previews = form.partial_images > 0
+    submitting = partial(submit, request, wishes, form.image, previews=previews)
+    if is_keyed(request):
+        job = await unless_gone(request, store(request, submitting, output_format))
+        return await _stored(request, form, job)
     if form.stream:
-        submitting = submit(request, wishes, form.image, previews=form.partial_images > 0)
-        submission = await unless_gone(request, submitting)
+        submission = await unless_gone(request, submitting())
         told = progress(submission, output_format)
         words = Images(submission.parameters, output_format, form.partial_images)
         admission, failed = submission.admission, submission.failed
         return EventStream(request, told, words, admission=admission, failed=failed)
-    return await unless_gone(request, _answer(request, form, wishes, output_format))
+    return await unless_gone(request, _answer(request, form, submitting, output_format))
+
+
+async def _stored(request: Request, form: openai.VariationForm, job: Job) -> Response:
+    if not form.stream or job.wanted is None:
+        answer = await unless_gone(request, job.answer())
+        return await _rendered(request, form, answer)
+    words = Images(job.wanted, OutputFormat(job.row.output_format), form.partial_images)
+    return EventStream(request, job.told(0), words, admission=request.state.admission)
 
 
 async def _answer(
-    request: Request, form: openai.VariationForm, wishes: Wishes, output_format: OutputFormat
+    request: Request,
+    form: openai.VariationForm,
+    submitting: Submitting,
+    output_format: OutputFormat,
 ) -> Response:
-    submission = await submit(request, wishes, form.image)
+    submission = await submitting()
     result = await submission.result()
     whole = await asyncio.to_thread(answer, submission, result, output_format)
     response = await _rendered(request, form, whole)

@@ -1,6 +1,7 @@
 """``POST /variations``: a picture in, its variations out, in the form that the caller accepts."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Header, Security
@@ -12,19 +13,41 @@ from starlette.responses import Response
 from app.api import document
 from app.api.middleware.admission import TIMEOUT_HEADER
 from app.api.middleware.disconnect import unless_gone
-from app.api.negotiation import EVENTS, JSON, PICTURES, VARY, ZIP, NegotiatedRoute, suitable
+from app.api.middleware.idempotency import KEY_HEADER
+from app.api.negotiation import (
+    EVENTS,
+    JSON,
+    PICTURES,
+    RESPOND_ASYNC,
+    VARY,
+    ZIP,
+    NegotiatedRoute,
+    prefers_async,
+    suitable,
+)
 from app.api.problems import documented
 from app.api.renderers.answer import answer, render_json
 from app.api.renderers.events import EventStream, Plainly
 from app.api.renderers.files import render_picture, render_zip
 from app.api.renderers.progress import progress
-from app.api.schemas import VariationsForm, VariationsResponse
-from app.api.submission import check_previews, submit
+from app.api.routes.stored import accepted, last_event
+from app.api.schemas import StoredRequest, VariationsForm, VariationsResponse
+from app.api.state import service_of
+from app.api.stored.accept import is_keyed, store
+from app.api.stored.job import Job
+from app.api.submission import Submitting, check_previews, submit
 from app.errors import InvalidParameter
 from app.pictures.encode import OutputFormat
 
 BEARER = Security(HTTPBearer(auto_error=False, description="One of the service's API keys."))
 """Tells the document of the keys, and gives it a button; admission has looked at them before."""
+
+KEY = Header(
+    alias=KEY_HEADER,
+    max_length=257,
+    description="Repeated with this key, the request joins the first one or gets its answer.",
+)
+"""Tells the document of the header, which admission has read before."""
 
 TIMEOUT = Header(
     alias=TIMEOUT_HEADER,
@@ -32,6 +55,8 @@ TIMEOUT = Header(
     description="Seconds the caller will wait; what cannot be done is refused.",
 )
 """Tells the document of the header, which admission has read before."""
+
+PREFER = Header(alias="prefer", description="`respond-async`: answer at once with 202.")
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 
@@ -55,18 +80,29 @@ _ANSWERS: dict[str, Any] = {
     },
 }
 
+_ACCEPTED: dict[str, Any] = {
+    "description": "Accepted, with `Prefer: respond-async`; found at `Location`",
+    "model": StoredRequest,
+    "headers": {
+        "Location": {"description": "Where it is found.", "schema": {"type": "string"}},
+        "Preference-Applied": {"description": "respond-async", "schema": {"type": "string"}},
+    },
+}
+
 router = APIRouter(route_class=NegotiatedRoute, tags=["variations"])
 
 
 @router.post(
     "/variations",
     response_model=VariationsResponse,
-    responses=documented() | {200: _ANSWERS},
+    responses=documented() | {200: _ANSWERS, 202: _ACCEPTED},
 )
 async def create_variations(
     request: Request,
     form: Annotated[VariationsForm, Form(media_type="multipart/form-data")],
     _timeout: Annotated[float | SkipJsonSchema[None], TIMEOUT] = None,
+    _key: Annotated[str | SkipJsonSchema[None], KEY] = None,
+    _prefer: Annotated[str | SkipJsonSchema[None], PREFER] = None,
 ) -> Response:
     """Make variations of an uploaded picture.
 
@@ -74,26 +110,54 @@ async def create_variations(
     """
     media_type = suitable(request.state.accepted, form.n, form.output_format)
     output_format = form.output_format or PICTURES.get(media_type, OutputFormat.PNG)
-    _check_previews(request, form, streams=media_type == EVENTS)
+    wants_async = media_type == JSON and prefers_async(request.headers)
+    _check_previews(request, form, shown=media_type == EVENTS or wants_async)
+    _check_webhook(request, form.webhook, told=wants_async)
+    submitting = partial(submit, request, form.wishes(), form.image, previews=form.previews)
+    if wants_async or is_keyed(request):
+        storing = store(request, submitting, output_format, form.webhook)
+        job = await unless_gone(request, storing)
+        return await _stored(request, job, media_type, wants_async=wants_async)
     if media_type == EVENTS:
-        submitting = submit(request, form.wishes(), form.image, previews=form.previews)
-        submission = await unless_gone(request, submitting)
+        submission = await unless_gone(request, submitting())
         told = progress(submission, output_format)
         admission, failed = submission.admission, submission.failed
         return EventStream(request, told, Plainly(), admission=admission, failed=failed)
-    return await unless_gone(request, _answer(request, form, media_type, output_format))
+    return await unless_gone(request, _answer(submitting, media_type, output_format))
 
 
-def _check_previews(request: Request, form: VariationsForm, *, streams: bool) -> None:
-    if form.previews and not streams:
-        raise InvalidParameter(f"Previews come only with Accept: {EVENTS}", field="previews")
+def _check_previews(request: Request, form: VariationsForm, *, shown: bool) -> None:
+    if form.previews and not shown:
+        raise InvalidParameter(
+            f"Previews come only with Accept: {EVENTS}, or with Prefer: {RESPOND_ASYNC}",
+            field="previews",
+        )
     check_previews(request, wished=form.previews, field="previews")
 
 
-async def _answer(
-    request: Request, form: VariationsForm, media_type: str, output_format: OutputFormat
-) -> Response:
-    submission = await submit(request, form.wishes(), form.image)
+def _check_webhook(request: Request, url: str | None, *, told: bool) -> None:
+    if url is None:
+        return
+    if not told:
+        raise InvalidParameter(
+            f"A webhook is told only with Prefer: {RESPOND_ASYNC} and an answer as JSON",
+            field="webhook",
+        )
+    service_of(request).stored.check_webhook(url)
+
+
+async def _stored(request: Request, job: Job, media_type: str, *, wants_async: bool) -> Response:
+    """The answer to a request that is stored: where it is found, or all that becomes of it."""
+    if wants_async:
+        return await accepted(request, job)
+    if media_type == EVENTS:
+        told = job.told(last_event(request))
+        return EventStream(request, told, Plainly(), admission=request.state.admission)
+    return await rendered(await unless_gone(request, job.answer()), media_type)
+
+
+async def _answer(submitting: Submitting, media_type: str, output_format: OutputFormat) -> Response:
+    submission = await submitting()
     result = await submission.result()
     whole = await asyncio.to_thread(answer, submission, result, output_format)
     response = await rendered(whole, media_type)

@@ -1,0 +1,1 @@
+"""Stored requests: accepted work and its results, in a database that outlives the process."""

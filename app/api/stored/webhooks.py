@@ -1,0 +1,112 @@
+"""Webhooks: whoever a stored request names is told of its end (https://www.standardwebhooks.com)."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from random import uniform
+
+import httpx2
+from standardwebhooks import Webhook
+
+from app import __version__
+from app.errors import InvalidParameter
+from app.metrics.stored import StoreMetrics
+
+DELAYS = (5.0, 30.0, 120.0, 600.0, 3600.0, 4 * 3600.0, 8 * 3600.0)
+"""Seconds before each further attempt, up to so much more by chance: half a day in all."""
+
+JITTER = 1.25
+ANSWER_SECONDS = 15.0
+
+logger = logging.getLogger(__name__)
+
+
+class Webhooks:
+    """Tells webhooks at one of the ``origins``, with signatures made with the ``secret``."""
+
+    def __init__(self, origins: Sequence[str], secret: str | None, metrics: StoreMetrics) -> None:
+        self._origins = [origin.lower() for origin in origins]
+        self._signer = Webhook(secret) if secret else None
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def check(self, url: str) -> None:
+        """Raise :class:`InvalidParameter` for an address that may not be told."""
+        if not self._origins:
+            raise InvalidParameter(
+                "Webhooks are switched off here (VARIATIONS_WEBHOOK_ORIGINS)", field="webhook"
+            )
+        if _origin(url) not in self._origins:
+            raise InvalidParameter(
+                "webhook is an address at one of the origins that this service may call, which "
+                "whoever runs it knows, without a user name",
+                field="webhook",
+            )
+
+    def tell(self, url: str, name: str, body: str, sent: Callable[[], Awaitable[None]]) -> None:
+        """Post ``body`` until it is taken or no attempt is left, and then call ``sent``.
+
+        ``name`` stands for this message, whichever process tells it.
+        """
+        if self._signer is None or _origin(url) not in self._origins:
+            return  # as the settings were when it was accepted, it was allowed
+        message_id = f"msg_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+        task = asyncio.create_task(self._tell(self._signer, url, message_id, body, sent))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Try no more; what has not been told is still in the store."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _tell(
+        self, signer: Webhook, url: str, message_id: str, body: str,
+        sent: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        for delay in (*DELAYS, None):
+            if await self._post(signer, url, message_id, body):
+                self._metrics.delivery("delivered")
+                break
+            self._metrics.delivery("failed" if delay is not None else "given_up")
+            if delay is not None:
+                await asyncio.sleep(delay * uniform(1, JITTER))  # noqa: S311
+        await sent()
+
+    async def _post(self, signer: Webhook, url: str, message_id: str, body: str) -> bool:
+        """Whether it was taken, or never will be."""
+        now = datetime.now(UTC)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"variations/{__version__}",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": signer.sign(message_id, now, body),
+        }
+        try:
+            async with (
+                httpx2.AsyncClient(timeout=ANSWER_SECONDS) as client,
+                client.stream("POST", url, content=body, headers=headers) as response,
+            ):
+                status = response.status_code
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            logger.info("A webhook was not told: %s", type(error).__name__)
+            return False
+        if not (taken := status < HTTPStatus.MULTIPLE_CHOICES):
+            logger.info("A webhook was not told: it answered %d", status)
+        return taken or status == HTTPStatus.GONE
+
+
+def _origin(url: str) -> str | None:
+    """Scheme, host and port; ``None`` where it is no plain address."""
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        return None
+    if parsed.userinfo or not parsed.host:
+        return None
+    return f"{parsed.scheme}://{parsed.netloc.decode()}".lower()
