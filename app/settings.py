@@ -63,8 +63,10 @@ class Settings(BaseSettings):
     """On a GPU, record the UNet's kernels at start for each bucket and size; `off` takes less
     memory and time to start, and longer steps where they are small."""
     compile: Literal["on", "off"] = "off"
-    """`on` compiles the UNet at start, for a minute or more, and keeps that for later starts; needs
-    a C++ compiler. It gains little on a CPU, and has not been measured on a GPU."""
+    """`on` compiles the UNet beside the first requests, for some minutes, and keeps that for later
+    starts; needs a C++ compiler. Until then, and where it fails, steps run eagerly, which
+    `variations_tuning_info` tells. With a fixed bucket the service is ready when it is compiled.
+    It gains little on a CPU, and has not been measured on a GPU."""
     attention_slicing: Literal["off", "auto", "max"] = "off"
     """Less memory, slower: attention in slices instead of SDPA."""
     vae_slicing: bool = False

@@ -248,6 +248,7 @@ def main(
             if compiled:
                 config = ModelConfig(str(folder), device=device, dtype=dtype, compile=True)
                 fast = Pipeline.load(config)
+                fast.take(fast.compiled())
                 fast.prepare([2 * number for number in numbers], tune=True)
                 contenders["served, compiled"] = served(fast)
                 contenders["diffusers, compiled"] = of_diffusers(unet, folder, compiled=True)

@@ -54,6 +54,8 @@ class Session:
                     compile=compile_it,
                 )
             )
+            if compile_it:
+                loaded.take(loaded.compiled())
             loaded.prepare([2 * number for number in self.samples], tune=True)
             self.pipelines[name] = loaded
         return self.pipelines[name]

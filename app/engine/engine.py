@@ -38,6 +38,7 @@ from app.ipc.messages import (
     Start,
     StepStats,
     Submit,
+    UNetRuns,
 )
 from app.parameters import Condition, ModelInfo, Parameters
 from app.pictures.fit import Preprocessing
@@ -245,6 +246,8 @@ class Engine:
                 self._feed()
             case RanOut(stage):
                 self._metrics.ran_out(stage)
+            case UNetRuns(kind):
+                self._metrics.unet_runs(kind)
             case DeviceUse():
                 self._metrics.device(message)
 

@@ -179,6 +179,18 @@ class RanOut:
     stage: WorkStage
 
 
+UNetKind = Literal["eager", "compiling", "compiled", "not compiled"]
+"""How steps are computed: eagerly; so until the UNet is compiled; by what was compiled; eagerly, as
+it cannot be compiled."""
+
+
+@dataclass(frozen=True, slots=True)
+class UNetRuns:
+    """From now on steps are computed so; before it is said, eagerly."""
+
+    kind: UNetKind
+
+
 StageName = Literal["upload", "read", "queue", "encode", "denoise", "decode", "safety", "write"]
 """Stages that take a request's time: its body arrives, becomes the encoder's input, waits for its
 first step, becomes an embedding, is denoised, decoded, checked for safety; its files are written.
@@ -277,6 +289,7 @@ FromWorker = (
     | PictureDone
     | PreviewMade
     | RanOut
+    | UNetRuns
     | Done
     | Failed
     | Dropped

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from app.engine.process import Cause
-from app.ipc.messages import DeviceUse, Measured, StepStats, WorkStage
+from app.ipc.messages import DeviceUse, Measured, StepStats, UNetKind, WorkStage
 from app.metrics.http import REQUEST_SECONDS
 from app.parameters import ModelInfo, Parameters
 
@@ -198,7 +198,8 @@ class _WorkerMetrics:
         self._model = Info("variations_model", "The served checkpoint.", registry=registry)
         self._tuning = Info(
             "variations_tuning",
-            "What the worker found at its start: the row cap's reason, and torch's threads.",
+            "What the worker found at its start, the row cap's reason and torch's threads; and how "
+            "the UNet runs: eager, compiling (eager until then), compiled, not compiled.",
             registry=registry,
         )
         for cause in get_args(Cause):
@@ -241,7 +242,8 @@ class EngineMetrics(_RequestMetrics, _StepMetrics, _WorkerMetrics):
     def ready(self, model: ModelInfo, measured: Measured) -> None:
         """A worker is ready to serve this model, and has measured its steps."""
         self._row_cap.set(measured.row_cap)
-        self._tuning.info({"row_cap_reason": measured.cap_reason, "threads": str(measured.threads)})
+        self._found = {"row_cap_reason": measured.cap_reason, "threads": str(measured.threads)}
+        self.unet_runs("eager")
         self._model.info(
             {
                 "id": model.id,
@@ -251,3 +253,7 @@ class EngineMetrics(_RequestMetrics, _StepMetrics, _WorkerMetrics):
                 "safety_checker": "on" if model.safety_checker else "off",
             }
         )
+
+    def unet_runs(self, kind: UNetKind) -> None:
+        """The worker computes steps so from now on."""
+        self._tuning.info({**self._found, "unet": kind})

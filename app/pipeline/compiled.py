@@ -1,14 +1,15 @@
 """The UNet call compiled by ``torch.compile``: fewer and larger kernels, chosen for this device.
 
 The whole UNet is one graph, and the number of rows stays open, so that one compilation serves every
-batch of a size. It is done before the first request: a compilation beside the steps would hold them
-up for a minute or more. What cannot run on what was compiled then runs as it is.
+batch of a size. It takes a minute or more, beside which other threads may call the UNet it was
+copied from. What cannot run on what was compiled, a single row, then runs as it is.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import constants
@@ -19,8 +20,16 @@ from app.pipeline.denoiser import Denoiser, eager
 from app.pipeline.devices import ran_out_of_memory
 from app.pipeline.selfcheck import largest_deviation
 
-_ROWS = 4
-"""Of the call that is compiled: 0 and 1 would not stay open."""
+_ROWS = 4, 3
+"""Of the calls that are compared; the first is compiled: 0 and 1 would not stay open."""
+
+WHERE_IT_DOES_NOT_FIT: Literal["eager_on_recompile", "fail_on_recompile"] = "eager_on_recompile"
+"""What torch does with inputs that it would have to compile for once more."""
+
+
+def sharing(unet: Any) -> Any:
+    """A copy of ``unet`` with the same weights in memory: its modules may be changed apart."""
+    return deepcopy(unet, {id(each): each for each in (*unet.parameters(), *unet.buffers())})
 
 
 def compiled(unet: Any, row: tuple[Tensor, Tensor], shapes: Iterable[tuple[int, ...]]) -> Denoiser:
@@ -34,10 +43,10 @@ def compiled(unet: Any, row: tuple[Tensor, Tensor], shapes: Iterable[tuple[int, 
     kept = Path(constants.HF_HOME) / "variations-compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     plain = eager(unet)
-    predict: Denoiser = torch.compile(plain)
+    predict: Denoiser = torch.compile(plain, options={**_OPTIONS})
     for shape in shapes:
         try:
-            deviation = _deviation(predict, plain, row, shape)
+            deviation = max(_deviation(predict, plain, row, rows, shape) for rows in _ROWS)
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
@@ -53,20 +62,36 @@ def compiled(unet: Any, row: tuple[Tensor, Tensor], shapes: Iterable[tuple[int, 
             )
 
     def run(latents: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
-        with torch.compiler.set_stance("eager_on_recompile"):
+        with torch.compiler.set_stance(WHERE_IT_DOES_NOT_FIT):
             return predict(latents, times, conditions)
 
     return run
 
 
+def _without_global_state(guards: Sequence[Any]) -> list[bool]:
+    return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
+
+
+_OPTIONS: dict[str, bool | Callable[..., Any]] = {
+    "guard_filter_fn": _without_global_state,
+    "cpp.dynamic_threads": True,
+}
+"""Otherwise what is compiled would be for the number of threads of that moment alone, and left
+unused once another is chosen."""
+
+
 @torch.inference_mode()
 def _deviation(
-    predict: Denoiser, plain: Denoiser, row: tuple[Tensor, Tensor], shape: tuple[int, ...]
+    predict: Denoiser,
+    plain: Denoiser,
+    row: tuple[Tensor, Tensor],
+    rows: int,
+    shape: tuple[int, ...],
 ) -> float:
-    """Compile ``predict`` for latents of this shape; how far off it is from ``plain``."""
+    """How far off ``predict`` is from ``plain``, for so many rows of latents of this shape."""
     random = torch.Generator().manual_seed(0)
-    latents = torch.randn(_ROWS, *shape, generator=random).to(row[0].device)
-    inputs = latents, *(torch.stack([each] * _ROWS) for each in row)
+    latents = torch.randn(rows, *shape, generator=random).to(row[0].device)
+    inputs = latents, *(torch.stack([each] * rows) for each in row)
     for each in inputs:
         torch._dynamo.mark_dynamic(each, 0)
     expected = plain(*inputs)

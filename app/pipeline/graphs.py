@@ -60,6 +60,12 @@ class Graphs:
         self._shortages = 0
         return output
 
+    def replace(self, denoiser: Denoiser) -> None:
+        """Call this one from now on; what was recorded of the other is given up."""
+        with self._playing:
+            self._give_up()
+            self._denoiser = denoiser
+
     def record(self, latents: Tensor, times: Tensor, conditions: Tensor) -> bool:
         """Record the call for the shapes of these; ``False`` where memory does not hold it.
 
@@ -90,8 +96,12 @@ class Graphs:
                 logger.warning(
                     "Memory stays short: CUDA graphs are given up, and steps run eagerly"
                 )
-                _wait_for(next(iter(self._recordings.values())).output.device)
-                self._recordings.clear()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._recordings:
+            _wait_for(next(iter(self._recordings.values())).output.device)
+            self._recordings.clear()
 
 
 def _wait_for(device: torch.device) -> None:

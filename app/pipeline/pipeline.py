@@ -1,10 +1,8 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from time import perf_counter
 from typing import Self
 
 import numpy as np
@@ -26,20 +24,17 @@ from app.parameters import (
 )
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
-from app.pipeline.compiled import compiled
 from app.pipeline.decoding import decode
-from app.pipeline.denoiser import Denoiser, eager
-from app.pipeline.devices import choose_device, choose_dtypes, fetched, ran_out_of_memory, sent
-from app.pipeline.folding import TimeFold, fold
-from app.pipeline.graphs import Graphs, cuda_recorder
+from app.pipeline.denoiser import Denoiser
+from app.pipeline.devices import choose_device, choose_dtypes, fetched, sent
+from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, is_local
 from app.pipeline.known import known, known_revision
-from app.pipeline.packing import pack
 from app.pipeline.previews import Previewer, Previews
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
-from app.pipeline.simplify import simplify
+from app.pipeline.served import ServedUNet
 from app.pipeline.solvers import Solvers
 from app.pipeline.training_index import TrainingIndex
 
@@ -76,10 +71,9 @@ class Pipeline:
         self._device = device
         self._fold = fold(parts.unet)
         self._zero = self._fold(torch.zeros(parts.unet.config.cross_attention_dim))
-        simplify(parts.unet)
-        self._fold_time = TimeFold(parts.unet)
+        shapes = [self._latents(size) for size in model.sizes]
+        self._unet = ServedUNet(parts.unet, self._zero, shapes)
         self._times = lru_cache(TIMES_KEPT)(self._folded_times)
-        self._denoiser: Denoiser = eager(parts.unet)
         checker = parts.safety_checker
         self._safety = Safety(checker, parts.feature_extractor) if checker is not None else None
         self._solvers = solvers
@@ -89,8 +83,7 @@ class Pipeline:
     def load(cls, config: ModelConfig, progress: Report | None = None) -> Self:
         """Load a checkpoint, downloaded if it is a hub id that is not here.
 
-        ``progress`` is told ``("downloading", fraction)``, ``("loading", None)`` and, where it is
-        to be compiled, ``("compiling", None)``. Raises
+        ``progress`` is told ``("downloading", fraction)`` and ``("loading", None)``. Raises
         :class:`CheckpointError` where this cannot be served.
         """
         report = progress or (lambda stage, fraction: None)
@@ -124,14 +117,7 @@ class Pipeline:
         _place(parts, device, config)
         preprocessing = parts.preprocessing(antialias=defaults.antialias)
         pipeline = cls(info, parts, solvers, device, preprocessing, index)
-        if config.compile:
-            report("compiling", None)
-            shapes = [pipeline._latents(size) for size in info.sizes]
-            pipeline._denoiser = compiled(parts.unet, pipeline._zero_row(), shapes)
-        elif device.type == "cpu":
-            pack(parts.unet)
-        if device.type == "cuda" and config.cuda_graphs:
-            pipeline._denoiser = Graphs(pipeline._denoiser, cuda_recorder())
+        pipeline._unet.choose(graphs=config.cuda_graphs, compilable=config.compile)
         return pipeline
 
     def dtype(self, part: str) -> torch.dtype:
@@ -148,60 +134,31 @@ class Pipeline:
         width = self._parts.unet.config.cross_attention_dim
         embedding = torch.randn(width, generator=torch.Generator().manual_seed(0))
         conditions = torch.stack([self._fold(embedding), self._zero])
-        return deviations(
-            self._parts.unet, self._parts.vae, self._fold_time, self._denoiser, conditions
-        )
+        fold_time, denoiser = self._unet.fold_time, self._unet.denoiser
+        return deviations(self._parts.unet, self._parts.vae, fold_time, denoiser, conditions)
 
     def fewest_steps(self, least: int) -> int:
         """The smallest number of steps from ``least`` on that the default solver surely makes."""
         return self._solvers.fewest_steps(least)
 
-    @torch.inference_mode()
     def prepare(self, buckets: Iterable[int], *, tune: bool) -> None:
-        """Get a GPU ready for steps of so many rows, of every size, and record them as CUDA graphs.
+        """Get a GPU ready for steps of so many rows: :meth:`.served.ServedUNet.prepare`."""
+        self._unet.prepare(buckets, tune=tune)
 
-        What memory does not hold, the largest first, is left to be run as it comes. ``tune`` has
-        cuDNN choose algorithms by trying them: faster, but another start may choose others, whose
-        last bits differ. A CPU needs no such thing.
+    def compiled(self) -> Denoiser:
+        """The UNet call compiled, where the configuration asks for it; meanwhile others may step.
+
+        See :meth:`.served.ServedUNet.compiled`.
         """
-        if self._device.type == "cpu" and not isinstance(self._denoiser, Graphs):
-            return
-        began = perf_counter()
-        shapes = {(bucket, *self._latents(size)) for size in self.model.sizes for bucket in buckets}
-        torch.backends.cudnn.benchmark = tune
-        try:
-            for shape in sorted(shapes, key=math.prod, reverse=True):
-                if not self._prepare(shape):
-                    logger.warning("Memory does not hold a step of %s latents beforehand", shape)
-                    self._empty_cache()
-        finally:
-            torch.backends.cudnn.benchmark = False
-        seconds = perf_counter() - began
-        logger.info("Prepared for steps of %d shapes in %.1f s", len(shapes), seconds)
+        return self._unet.compiled()
 
-    def _prepare(self, shape: tuple[int, ...]) -> bool:
-        """Record a step, or run it once where none are recorded; false where memory ran out."""
-        try:
-            latents = torch.zeros(shape, device=self._device)
-            times, conditions = (torch.stack([each] * shape[0]) for each in self._zero_row())
-            if isinstance(self._denoiser, Graphs):
-                return self._denoiser.record(latents, times, conditions)
-            self._denoiser(latents, times, conditions)
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            return False
-        return True
+    def take(self, denoiser: Denoiser) -> None:
+        """Step with what :meth:`compiled` has made."""
+        self._unet.take(denoiser)
 
     def free_memory(self) -> None:
         """Give back to the device what the allocator keeps for later, to be tried anew."""
-        if isinstance(self._denoiser, Graphs):
-            self._denoiser.make_room()
-        self._empty_cache()
-
-    def _empty_cache(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._unet.free_memory()
 
     @torch.inference_mode()
     def encode(self, *pixels: EncoderInput) -> NDArray[np.float32]:
@@ -279,14 +236,8 @@ class Pipeline:
         other table, changes a bit of them.
         """
         timesteps = torch.from_numpy(self._solvers.table(scheduler, steps).timesteps)
-        times: Tensor = self._fold_time(sent(timesteps, self._device))
+        times: Tensor = self._unet.fold_time(sent(timesteps, self._device))
         return times.unbind()
-
-    @torch.inference_mode()
-    def _zero_row(self) -> tuple[Tensor, Tensor]:
-        """A folded timestep ``[channels]`` and a condition ``[1, channels]``."""
-        [time] = self._fold_time(torch.zeros(1, device=self._device))
-        return time, self._zero
 
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
         """Take ``samples``, all of one size, a step further in one UNet call.
@@ -295,7 +246,7 @@ class Pipeline:
         Returns before the device is done; :meth:`Step.wait` waits for it. Where this raises no
         sample has changed.
         """
-        return step(samples, self._denoiser, self._device, bucket)
+        return step(samples, self._unet.denoiser, self._device, bucket)
 
     @cached_property
     def _previewer(self) -> Previewer:

@@ -13,12 +13,13 @@ from time import perf_counter
 from app import logs
 from app.errors import CheckpointUnavailable, DeviceUnavailable, VariationsError
 from app.ipc.channel import Channel
-from app.ipc.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker
+from app.ipc.messages import FromWorker, LoadFailed, Loading, Ready, Start, ToWorker, UNetRuns
 from app.parameters import ModelConfig
 from app.pipeline import Pipeline
 from app.pipeline.devices import is_of_the_device, ran_out_of_memory
 from app.pipeline.files import may_pass
 from app.scheduling.batcher import Batcher
+from app.worker.compiling import compile_beside
 from app.worker.device import watch
 from app.worker.loop import Inbox, Worker
 from app.worker.side import Beside, InTurn, Side
@@ -39,6 +40,10 @@ def serve(connection: Connection) -> None:
         # Nobody is left to work for: neither a step nor a download needs to be finished.
         on_end=lambda: os._exit(0),
     )
+
+    def post(done: Callable[[], None]) -> None:
+        inbox.put((perf_counter(), done))
+
     channel.open()
     _, start = inbox.get()
     if not isinstance(start, Start):
@@ -56,7 +61,11 @@ def serve(connection: Connection) -> None:
     batcher = Batcher(ready.buckets)
     side: Side = InTurn()
     if ready.beside:
-        side = Beside(ready.model.device, lambda done: inbox.put((perf_counter(), done)))
+        side = Beside(ready.model.device, post)
+    if start.config.compile and start.fixed_bucket:
+        channel.send(UNetRuns("compiled"))
+    elif start.config.compile:
+        compile_beside(pipeline, post, channel.send)
     Worker(pipeline, batcher, inbox, channel.send, ready.at_once, tuning, side).run()
 
 
@@ -67,6 +76,9 @@ def prepare(
     try:
         with _hub_token(start.hub_token):
             pipeline = _load(start.config, send)
+        if start.config.compile and start.fixed_bucket:  # taken later, it would change bytes
+            send(Loading("compiling"))
+            pipeline.take(pipeline.compiled())
         send(Loading("warming up"))
         return pipeline, warm_up(pipeline, start)
     except Exception as error:

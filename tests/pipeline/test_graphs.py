@@ -55,7 +55,8 @@ def eager(tiny_folder: Path) -> Pipeline:
 def recorded(eager: Pipeline, recorder: PlainRecorder) -> Pipeline:
     """The same, but for steps that are played back once recorded."""
     pipeline = copy(eager)
-    pipeline._denoiser = Graphs(eager._denoiser, recorder)
+    pipeline._unet = copy(eager._unet)
+    pipeline._unet.denoiser = Graphs(eager._unet.denoiser, recorder)
     return pipeline
 
 
@@ -143,6 +144,25 @@ def test_recordings_are_given_up_only_where_memory_stays_short(
     assert len(recorder.played) == 3
 
 
+def test_another_denoiser_is_recorded_in_the_same_shapes(
+    recorded: Pipeline, eager: Pipeline, recorder: PlainRecorder
+) -> None:
+    recorded.prepare(BUCKETS, tune=True)
+    before = list(recorder.recorded)
+    called: list[int] = []
+
+    def other(latents: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
+        called.append(len(latents))
+        return eager._unet.denoiser(latents, times, conditions)
+
+    recorded.take(other)
+    assert recorder.recorded == before * 2
+    assert len(called) == len(before)
+    for sample, same in zip(run_mixed(recorded, BUCKETS), run_mixed(eager, BUCKETS), strict=True):
+        assert torch.equal(sample.latents, same.latents)
+    assert {shape[0] for shape in recorder.played} == set(BUCKETS)
+
+
 def test_recordings_are_not_given_up_while_one_is_played() -> None:
     """As where a decode runs out of memory in its own thread."""
     playing, go_on = threading.Event(), threading.Event()
@@ -182,7 +202,7 @@ def test_cudnn_tries_algorithms_while_steps_are_prepared_unless_bytes_are_promis
     recorded: Pipeline, monkeypatch: pytest.MonkeyPatch, tune: bool
 ) -> None:
     tried: list[bool] = []
-    denoiser = recorded._denoiser
+    denoiser = recorded._unet.denoiser
     assert isinstance(denoiser, Graphs)
     predict = denoiser._denoiser
 

@@ -72,6 +72,9 @@ class Diary:
     def ran_out(self, stage: str) -> None:
         raise AssertionError(f"nothing here takes memory, but: {stage}")
 
+    def unet_runs(self, kind: str) -> None:
+        raise AssertionError(f"nothing here is compiled, but: {kind}")
+
     def idle(self) -> None:
         self.rows = 0
 

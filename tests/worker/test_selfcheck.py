@@ -53,12 +53,12 @@ def test_a_unet_that_computes_something_else_is_refused(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, _ = load(tiny_checkpoint, "float16")
-    right = pipeline._denoiser
+    right = pipeline._unet.denoiser
 
     def wrong(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
         return right(latents, timesteps, conditions) * 1.05
 
-    monkeypatch.setattr(pipeline, "_denoiser", wrong)
+    monkeypatch.setattr(pipeline._unet, "denoiser", wrong)
     with pytest.raises(CheckpointError) as refusal:
         check(pipeline)
     assert "the unet on cpu in float16 is off by 5.0% from the same" in refusal.value.message
