@@ -1,14 +1,12 @@
 """Requests and models as plain data that every process and folder shares."""
 
-import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from app.errors import InvalidParameter
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -22,12 +20,11 @@ Embedding = NDArray[np.float32]
 It may stand wherever a condition names a picture; its one dimension tells it apart.
 """
 
+MAX_IMAGES = 4
 MAX_VARIATIONS = 8
 MAX_GUIDANCE_SCALE = 25.0
 MAX_STEPS = 100
 MAX_SEED = 2**32 - 1
-
-T = TypeVar("T")
 
 
 class Scheduler(StrEnum):
@@ -64,12 +61,25 @@ class Fit(StrEnum):
     PAD = "pad"
 
 
+class Mix(StrEnum):
+    """Ways in which several pictures are looked at together."""
+
+    EMBEDDING = "embedding"
+    ROWS = "rows"
+
+
+Phases = tuple[tuple[int, int], ...]
+"""The UNet calls of a sample, from its first, as (calls, UNet inputs in each of them)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """One request's parameters, every default resolved.
 
     ``width`` and ``height`` are the output's pixels; ``guidance_scale`` at most 1 means no
-    guidance.
+    guidance, and it is only for the part of the UNet calls from ``guidance_start`` to
+    ``guidance_end``. ``weight`` has a positive number for each picture, in sum 1;
+    ``negative_image`` says that there is one beside them.
     """
 
     n: int
@@ -80,6 +90,11 @@ class Parameters:
     width: int
     height: int
     fit: Fit
+    weight: tuple[float, ...] = (1.0,)
+    mix: Mix = Mix.EMBEDDING
+    negative_image: bool = False
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     @property
     def size(self) -> Size:
@@ -87,51 +102,117 @@ class Parameters:
         return self.width, self.height
 
     @property
-    def rows(self) -> int:
-        """UNet inputs that one step of one variation takes: two with guidance."""
-        return 2 if self.guidance_scale > 1 else 1
+    def images(self) -> int:
+        """Pictures that the image encoder is given."""
+        return len(self.weight) + self.negative_image
 
     @property
     def calls(self) -> int:
         """UNet calls from noise to picture."""
         return unet_calls(self.scheduler, self.num_inference_steps)
 
+    @property
+    def guided(self) -> range:
+        """The UNet calls with guidance, by their numbers from 0 on."""
+        if self.guidance_scale <= 1:
+            return range(0)
+        calls = self.calls
+        return range(round(self.guidance_start * calls), round(self.guidance_end * calls))
+
+    @property
+    def phases(self) -> Phases:
+        """The UNet inputs of each call of one variation: one more with guidance."""
+        guided, plain = self.guided, len(self.weight) if self.mix is Mix.ROWS else 1
+        after = self.calls - guided.stop
+        phases = (guided.start, plain), (len(guided), plain + 1), (after, plain)
+        return tuple((calls, rows) for calls, rows in phases if calls)
+
+    @property
+    def rows(self) -> int:
+        """The most UNet inputs that a step of one variation takes: two with guidance."""
+        return max(rows for _, rows in self.phases)
+
+    @property
+    def row_steps(self) -> int:
+        """UNet inputs of all calls of all variations."""
+        return self.n * sum(calls * rows for calls, rows in self.phases)
+
     def seed_of(self, index: int) -> int:
         """The seed of variation ``index``: alone, with ``n=1``, it makes the same picture."""
         return self.seed + index
 
 
+Mixture = tuple[tuple[EncoderInput | Embedding, float], ...]
+"""Pictures whose embeddings are summed by these weights; of none the sum is the zero embedding."""
+
+ALL_CALLS = range(2 * MAX_STEPS)
+
+
 @dataclass(frozen=True, slots=True)
 class ConditionRow:
-    """One UNet input of every sample: the picture it looks at and the weight of its output.
+    """One UNet input of every sample, in those of its UNet calls whose numbers are in ``calls``.
 
-    No picture stands for the zero embedding.
+    It looks at one embedding, the sum of ``pictures``; its output has a ``weight``.
     """
 
-    picture: EncoderInput | Embedding | None
+    pictures: Mixture
     weight: float
+    calls: range = ALL_CALLS
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """All that a request asks the model to look at, and so all that is sent to a worker.
 
-    The UNet's outputs for the rows are summed by their weights into one prediction.
+    The UNet's outputs for the rows of a call are summed by their weights into one prediction.
     """
 
     rows: tuple[ConditionRow, ...]
 
     @classmethod
     def guided(cls, picture: EncoderInput | Embedding, guidance_scale: float) -> "Condition":
-        """Classifier-free guidance ``u + g·(c − u)`` (Ho & Salimans, 2022): ``(c, g), (u, 1 − g)``.
+        """One picture with the same guidance in every call, or at most 1: without."""
+        guided = range(0) if guidance_scale <= 1 else ALL_CALLS
+        return cls(_rows([(((picture, 1.0),), 1.0)], (), guidance_scale, guided, ALL_CALLS.stop))
 
-        At most 1 means no guidance, as in the reference: ``c`` alone.
+    @classmethod
+    def of(
+        cls,
+        parameters: Parameters,
+        pictures: Sequence[EncoderInput | Embedding],
+        negative: EncoderInput | Embedding | None = None,
+    ) -> "Condition":
+        """What a request with these pictures asks for.
+
+        They are mixed into one embedding, or each has rows of its own, whose outputs are composed
+        (Liu et al., 2022, eq. 11). ``negative`` stands in the place of the zero embedding.
         """
-        if guidance_scale <= 1:
-            return cls((ConditionRow(picture, 1.0),))
-        return cls(
-            (ConditionRow(picture, guidance_scale), ConditionRow(None, 1.0 - guidance_scale))
-        )
+        mixture = tuple(zip(pictures, parameters.weight, strict=True))
+        looks: list[tuple[Mixture, float]] = [(mixture, 1.0)]
+        if parameters.mix is Mix.ROWS:
+            looks = [(((picture, 1.0),), weight) for picture, weight in mixture]
+        against = () if negative is None else ((negative, 1.0),)
+        scale, guided, calls = parameters.guidance_scale, parameters.guided, parameters.calls
+        return cls(_rows(looks, against, scale, guided, calls))
+
+
+def _rows(
+    looks: Sequence[tuple[Mixture, float]],
+    against: Mixture,
+    scale: float,
+    guided: range,
+    calls: int,
+) -> tuple[ConditionRow, ...]:
+    """Classifier-free guidance ``u + g·(c − u)`` (Ho & Salimans, 2022) in the calls ``guided``.
+
+    There ``c`` has the weight ``g`` and ``u``, what is guided away from, ``1 − g``; in all other
+    calls there is ``c`` alone. ``c`` is the sum of ``looks`` by their weights.
+    """
+    rows = [ConditionRow(pictures, weight * scale, guided) for pictures, weight in looks]
+    rows.append(ConditionRow(against, 1.0 - scale, guided))
+    for others in (range(guided.start), range(guided.stop, calls)):
+        rows += [ConditionRow(pictures, weight, others) for pictures, weight in looks]
+    return tuple(row for row in rows if row.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,71 +296,3 @@ class ModelInfo:
             guidance_scale=1.0, num_inference_steps=1, scheduler=Scheduler.DDIM,
             width=width, height=height,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """A caller's request; ``None`` leaves a value to the checkpoint, and the seed to chance."""
-
-    n: int = 1
-    guidance_scale: float | None = None
-    num_inference_steps: int | None = None
-    scheduler: Scheduler | None = None
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    fit: Fit | None = None
-
-    def resolve(self, model: ModelInfo) -> Parameters:
-        """Every default filled in.
-
-        Raises :class:`InvalidParameter` for a size or solver not offered, and for a seed.
-        """
-        width, height = self._size(model)
-        return model.defaults(
-            n=self.n,
-            guidance_scale=_given(self.guidance_scale, model.guidance_scale),
-            num_inference_steps=_given(self.num_inference_steps, model.num_inference_steps),
-            scheduler=self._scheduler(model),
-            seed=self._seed(),
-            width=width,
-            height=height,
-            fit=_given(self.fit, model.fit),
-        )
-
-    def _scheduler(self, model: ModelInfo) -> Scheduler:
-        scheduler = _given(self.scheduler, model.scheduler)
-        if scheduler not in model.schedulers:
-            offered = ", ".join(each.value for each in model.schedulers)
-            raise InvalidParameter(
-                f"{scheduler.value} is not offered with this checkpoint; "
-                f"scheduler can be {offered}",
-                field="scheduler",
-            )
-        return scheduler
-
-    def _size(self, model: ModelInfo) -> Size:
-        default_width, default_height = model.sizes[0]
-        size = (_given(self.width, default_width), _given(self.height, default_height))
-        if size not in model.sizes:
-            offered = ", ".join(f"{width}x{height}" for width, height in model.sizes)
-            raise InvalidParameter(
-                f"Pictures of {size[0]}x{size[1]} are not offered; width x height can be {offered}",
-                field="height" if self.width is None else "width",
-            )
-        return size
-
-    def _seed(self) -> int:
-        """The first seed; the last one, seed + n - 1, can be asked for by itself as well."""
-        highest = MAX_SEED - (self.n - 1)
-        seed = _given(self.seed, secrets.randbelow(highest + 1))
-        if seed > highest:
-            raise InvalidParameter(
-                f"Variation i has seed + i, so with n={self.n} the seed can be at most {highest}",
-                field="seed",
-            )
-        return seed
-
-
-def _given(value: T | None, default: T) -> T:
-    return default if value is None else value

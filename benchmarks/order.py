@@ -50,7 +50,7 @@ class Request:
     @property
     def work(self) -> int:
         """Row-steps in all."""
-        return self.parameters.n * self.parameters.rows * self.parameters.calls
+        return self.parameters.row_steps
 
     @property
     def alone(self) -> float:

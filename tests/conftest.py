@@ -3,9 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.checkpoints import make_checkpoint
 from tests.support.pictures import picture_file
+
+settings.register_profile(
+    "busy", deadline=None
+)  # how long an example takes is the machine's affair
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

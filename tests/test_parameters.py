@@ -11,10 +11,11 @@ from app.parameters import (
     Condition,
     ConditionRow,
     Fit,
+    Mix,
     Parameters,
     Scheduler,
-    Wishes,
 )
+from app.wishes import Wishes
 from tests.support.requests import MODEL, encoder_input
 
 
@@ -82,10 +83,83 @@ def test_the_defaults_are_the_checkpoints_but_for_the_changes() -> None:
     assert (parameters.n, parameters.scheduler, parameters.size) == (2, Scheduler.PNDM, (64, 64))
 
 
+def by_call(condition: Condition, calls: int) -> list[list[ConditionRow]]:
+    return [[row for row in condition.rows if call in row.calls] for call in range(calls)]
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_condition_has_as_many_rows_as_its_parameters_say(guidance: float) -> None:
+def test_a_plain_condition_is_that_of_plain_parameters(guidance: float) -> None:
     picture = encoder_input()
-    rows = Condition.guided(picture, guidance).rows
-    assert len(rows) == MODEL.defaults(guidance_scale=guidance).rows
-    assert sum(row.weight for row in rows) == pytest.approx(1.0)
-    assert rows[0] == ConditionRow(picture, guidance)
+    plain = Condition.guided(picture, guidance)
+    parameters = MODEL.defaults(guidance_scale=guidance)
+    calls = by_call(Condition.of(parameters, [picture]), parameters.calls)
+    wanted = [(((picture, 1.0),), guidance), ((), 1.0 - guidance)][: parameters.rows]
+    for rows in (*calls, *by_call(plain, parameters.calls)):
+        assert [(row.pictures, row.weight) for row in rows] == wanted
+
+
+@pytest.mark.parametrize("mix", Mix)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("part", [(0.0, 1.0), (0.0, 0.5), (0.3, 0.6), (0.5, 1.0)])
+def test_a_condition_has_as_many_rows_as_its_parameters_say(
+    mix: Mix, guidance: float, part: tuple[float, float]
+) -> None:
+    parameters = MODEL.defaults(
+        num_inference_steps=10, guidance_scale=guidance, weight=(0.25, 0.75), mix=mix,
+        guidance_start=part[0], guidance_end=part[1],
+    )  # fmt: skip
+    condition = Condition.of(parameters, [encoder_input(1), encoder_input(2)])
+    calls = by_call(condition, parameters.calls)
+    assert [len(rows) for rows in calls] == [
+        rows for calls, rows in parameters.phases for _ in range(calls)
+    ]
+    assert parameters.row_steps == sum(map(len, calls))
+    assert parameters.rows == max(map(len, calls))
+    for rows in calls:
+        assert sum(row.weight for row in rows) == pytest.approx(1.0)
+
+
+def test_guidance_is_for_the_calls_between_its_ends() -> None:
+    parameters = MODEL.defaults(
+        num_inference_steps=10, guidance_start=0.2, guidance_end=0.5, weight=(0.5, 0.5)
+    )
+    assert parameters.phases == ((2, 1), (3, 2), (5, 1))
+    assert replace(parameters, mix=Mix.ROWS).phases == ((2, 2), (3, 3), (5, 2))
+    assert replace(parameters, guidance_scale=1.0).phases == ((10, 1),)
+
+
+def test_a_negative_picture_stands_in_the_place_of_nothing() -> None:
+    picture, negative = encoder_input(1), encoder_input(2)
+    parameters = MODEL.defaults(negative_image=True)
+    _, against = Condition.of(parameters, [picture], negative).rows
+    assert (against.pictures, against.weight) == (((negative, 1.0),), -2.0)
+    assert parameters.images == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "shares"),
+    [((1.0,), (1.0,)), ((1.0, 3.0), (0.25, 0.75)), ((1.7e308, 1.7e308), (0.5, 0.5))],
+)
+def test_weights_are_brought_to_a_sum_of_one(
+    given: tuple[float, ...], shares: tuple[float, ...]
+) -> None:
+    assert Wishes(weight=given).resolve(MODEL).weight == shares
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong", "says"),
+    [
+        ({"guidance_start": 0.5, "guidance_end": 0.5}, "guidance_start", "less than guidance_end"),
+        ({"guidance_end": 0.0}, "guidance_end", "less than guidance_end"),
+        ({"guidance_start": 0.5, "guidance_end": 0.55}, "guidance_end", "No step lies between"),
+        ({"guidance_scale": 1.0, "guidance_start": 0.5}, "guidance_start", "more than 1"),
+        ({"guidance_scale": 0.0, "guidance_end": 0.5}, "guidance_end", "more than 1"),
+        ({"guidance_scale": 1.0, "negative_image": True}, "negative_image", "more than 1"),
+    ],
+)
+def test_guidance_that_leads_nowhere_is_refused(
+    fields: dict[str, Any], wrong: str, says: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=says) as refusal:
+        Wishes(**fields).resolve(MODEL)
+    assert refusal.value.field == wrong

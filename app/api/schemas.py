@@ -17,10 +17,10 @@ from app.parameters import (
     ModelInfo,
     Parameters,
     Scheduler,
-    Wishes,
 )
 from app.pictures.decode import FORMATS_IN_WORDS
 from app.pictures.encode import OutputFormat
+from app.wishes import Wishes
 
 
 class WireModel(BaseModel):
@@ -105,7 +105,7 @@ class Model(WireModel):
     revision: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedParameters(Parameters):
     """Every parameter as it was used, defaults filled in."""
 

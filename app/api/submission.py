@@ -11,8 +11,9 @@ from app.api.state import Service, service_of
 from app.engine.generation import Generation, Result
 from app.errors import InvalidParameter
 from app.ipc.messages import Stage
-from app.parameters import Condition, Parameters, Wishes
+from app.parameters import Condition, Parameters
 from app.pictures.provenance import Origin, Provenance
+from app.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ async def submit(
         caller=admission.caller,
     )
     submitted = timeline.passed("read", arrived)
-    condition = Condition.guided(pixels, parameters.guidance_scale)
+    condition = Condition.of(parameters, [pixels])
     # Others may have been submitted meanwhile; between this prediction and the submit none can.
     predicted = submitted - arrived + admission.predict(engine, parameters)
     generation = engine.submit(

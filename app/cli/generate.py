@@ -72,7 +72,7 @@ def generate(
 
 def _here(inputs: list["Input"], fields: dict[str, Any], outcomes: "Outcomes") -> None:
     from app.cli.local import Local  # noqa: PLC0415
-    from app.parameters import Wishes  # noqa: PLC0415
+    from app.wishes import Wishes  # noqa: PLC0415
 
     output_format = fields.pop("output_format")
     Local(settings_or_exit(), Wishes(**fields), output_format, outcomes).run(inputs)

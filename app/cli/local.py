@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from app.cli.inputs import Input
 from app.cli.outcomes import Made, Outcomes
 from app.errors import BadInput, GenerationFailed
-from app.parameters import Condition, Parameters, Wishes
+from app.parameters import Condition, Parameters
 from app.pictures.decode import decode
 from app.pictures.encode import OutputFormat, encode
+from app.wishes import Wishes
 
 if TYPE_CHECKING:
     from app.pipeline.samples import Sample

@@ -11,7 +11,7 @@ from app.engine import attempts
 from app.engine.generation import Generation, Status
 from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
-from app.scheduling.batcher import Batch, Batcher, Ticket, tickets
+from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, tickets
 from app.scheduling.costs import Costs
 from app.scheduling.forecast import Forecast, Waiting, forecast
 
@@ -120,9 +120,10 @@ class Mirror:
 
     def encoded(self, message: Encoded) -> None:
         """The samples of a request have joined the line."""
-        self._learn(lambda: self.costs.learn_encode(message.seconds))
         generation = self._submitted.get(message.request_id)
         if generation is not None:
+            each = message.seconds / generation.parameters.images
+            self._learn(lambda: self.costs.learn_encode(each))
             self._encoded.add(message.request_id)
             for ticket in _tickets(generation):
                 self._line.add(ticket)
@@ -157,7 +158,7 @@ class Mirror:
         unencoded = [one for name, one in self._submitted.items() if name not in self._encoded]
         dropping = any(one.status is Status.CANCELLED for one in self._submitted.values())
         in_steps = [one for name, one in self._submitted.items() if name in self._encoded - waiting]
-        following = sorted(unencoded, key=_due)[: self._at_once]
+        following = encoded_next(sorted(unencoded, key=_due), self._at_once)
         in_hand = in_steps if dropping else in_steps + following
         return [one for one in in_hand if one.status is not Status.CANCELLED]
 
@@ -229,7 +230,9 @@ class Mirror:
         step = self.costs.step(batch.size, batch.bucket) if batch else 0.0
         sizes = {self._submitted[name].parameters.size for name in self._encoded}
         decode = max((self.costs.decode(size) for size in sizes), default=0.0)
-        return self._at_once * (self.costs.encode + decode) + step
+        encodes = (self.costs.encoding(one.parameters) for one in self._submitted.values())
+        encode = max([self._at_once * self.costs.encode, *encodes])
+        return encode + self._at_once * decode + step
 
     def positions(self) -> Iterator[tuple[Generation, int]]:
         """The generations that wait for their first step, and how many are before each."""

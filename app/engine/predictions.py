@@ -43,7 +43,7 @@ class Predictions:
         """The span of a further request: what has passed can only have shortened its wait."""
         forecast, passed = self._look(running)
         span = forecast.further(parameters, due)
-        wait = max(0.0, span.started - self._mirror.costs.encode)
+        wait = max(0.0, span.started - self._mirror.costs.encoding(parameters))
         return _earlier(span, min(passed, wait))
 
     def due(self, parameters: Parameters, later: float, *, running: bool) -> float:

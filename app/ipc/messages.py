@@ -94,8 +94,8 @@ class Ready:
     """The worker takes requests, and has measured what its work costs, for the default size.
 
     ``preprocessing`` is what its encoder takes. ``buckets`` are the batch sizes of a step in rows.
-    ``encode_seconds`` is for one request, ``decode_seconds`` for one picture, the safety checker
-    included; at most ``at_once`` pictures share an encode or a decode. Where that happens
+    ``encode_seconds`` and ``decode_seconds`` are for one picture, the safety checker included; at
+    most ``at_once`` pictures share an encode or a decode. Where that happens
     ``beside`` the steps, these go on meanwhile.
     """
 
@@ -123,10 +123,11 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The request's condition was encoded in ``seconds``, and its samples have joined the line.
+    """The request's condition was encoded, and its samples have joined the line.
 
-    ``embeddings`` are those of its condition's distinct pictures, as the rows first name them: in
-    the place of these they make the same variations.
+    ``seconds`` are its share, by its pictures, of what was encoded together. ``embeddings`` are
+    those of its condition's distinct pictures, as the rows first name them: in the place of these
+    they make the same variations.
     """
 
     request_id: str

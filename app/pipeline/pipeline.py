@@ -1,7 +1,7 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Self
 
@@ -13,8 +13,6 @@ from torch import Tensor
 from app.errors import CheckpointError, GenerationFailed
 from app.parameters import (
     Condition,
-    ConditionRow,
-    Embedding,
     EncoderInput,
     ModelConfig,
     ModelInfo,
@@ -24,6 +22,7 @@ from app.parameters import (
 )
 from app.pictures.fit import Preprocessing
 from app.pipeline.checkpoint import Parts, load_parts
+from app.pipeline.conditions import rows_of
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser
 from app.pipeline.devices import choose_device, choose_dtypes, fetched, sent
@@ -179,36 +178,9 @@ class Pipeline:
         return rows
 
     def conditions(self, conditions: Sequence[Condition]) -> list[tuple[Row, ...]]:
-        """The rows of several requests' samples: every distinct picture is encoded once, all
-        together, and folded.
-
-        Raises :class:`GenerationFailed` where an embedding is not finite or not of this encoder.
-        """
-        rows = [row for condition in conditions for row in condition.rows]
-        pictures = {id(row.picture): row.picture for row in rows if row.picture is not None}
-        embeddings = self._embedded(pictures)
-        folded = {name: self._fold(torch.tensor(each)) for name, each in embeddings.items()}
-
-        def row_of(row: ConditionRow) -> Row:
-            if row.picture is None:
-                return Row(self._zero, row.weight)
-            name = id(row.picture)
-            return Row(folded[name], row.weight, (embeddings[name],))
-
-        return [tuple(map(row_of, condition.rows)) for condition in conditions]
-
-    def _embedded(self, pictures: Mapping[int, EncoderInput | Embedding]) -> dict[int, Embedding]:
-        """The embeddings of those that are none yet, encoded together, and those that are."""
-        embeddings = {name: each for name, each in pictures.items() if each.ndim == 1}
+        """The rows of several requests' samples, see :func:`app.pipeline.conditions.rows_of`."""
         width = self._parts.unet.config.cross_attention_dim
-        for each in embeddings.values():
-            if each.size != width:
-                raise GenerationFailed(
-                    f"an embedding has {each.size} numbers, where this model takes {width}"
-                )
-        if unencoded := {name: each for name, each in pictures.items() if name not in embeddings}:
-            embeddings |= zip(unencoded, self.encode(*unencoded.values()), strict=True)
-        return embeddings
+        return rows_of(conditions, width, self.encode, self._fold, self._zero)
 
     def build_table(self, parameters: Parameters, seconds: float) -> bool:
         """Build on a request's solver table for about so many seconds; False: more is needed.

@@ -7,13 +7,13 @@ history. Samples may be at different steps, of different solvers and of differen
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from app.parameters import Embedding, Size
+from app.parameters import ALL_CALLS, Embedding, Phases, Size
 from app.pipeline.denoiser import Denoiser
 from app.pipeline.devices import event_now, sent
 from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
@@ -21,28 +21,31 @@ from app.pipeline.solver import OUTPUT_TERMS, SAMPLE_TERMS, SolverTable
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One UNet input of a sample: a folded condition ``[1, channels]`` and the output's weight.
+    """One UNet input of a sample, in some of its calls.
 
-    ``embeddings`` are those of the pictures that it looks at.
+    A folded condition ``[1, channels]``, and the output's weight. ``embeddings`` are those of the
+    pictures that it looks at.
     """
 
     condition: Tensor
     weight: float
     embeddings: tuple[Embedding, ...] = ()
+    calls: range = ALL_CALLS
 
 
 @dataclass(slots=True, eq=False)
 class Sample:
     """One picture being denoised.
 
-    ``size`` is in pixels. ``times`` are the folded timesteps of all UNet calls, ``[channels]`` each
-    on the device, which samples of one table share. ``position`` counts the UNet calls that are
-    done. ``history`` is what the next multiply-add looks back on, ``float32 [7 − 1, C, h, w]`` on
-    the device: ``x[i], x[i−1], x[i−2]``, then ``e[i−1], … e[i−3]``. :func:`step` replaces both.
+    ``size`` is in pixels. ``conditions`` are the rows of each UNet call, ``times`` their folded
+    timesteps, ``[channels]`` each on the device, which samples of one table share. ``position``
+    counts the UNet calls that are done. ``history`` is what the next multiply-add looks back on,
+    ``float32 [7 − 1, C, h, w]`` on the device: ``x[i], x[i−1], x[i−2]``, then ``e[i−1], … e[i−3]``.
+    :func:`step` replaces both.
     """
 
     size: Size
-    conditions: tuple[Row, ...]
+    conditions: tuple[tuple[Row, ...], ...]
     table: SolverTable
     times: Sequence[Tensor]
     history: Tensor
@@ -53,14 +56,14 @@ class Sample:
         cls,
         noise: Tensor,
         size: Size,
-        conditions: Sequence[Row],
+        rows: Sequence[Row],
         table: SolverTable,
         times: Sequence[Tensor],
     ) -> "Sample":
         """A sample before its first step, from unit noise ``[C, h, w]``."""
         history = noise.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *noise.shape)
         history[0] = noise * table.noise_scale
-        return cls(size, tuple(conditions), table, times, history)
+        return cls(size, _by_call(rows, table.calls), table, times, history)
 
     @property
     def latents(self) -> Tensor:
@@ -68,9 +71,20 @@ class Sample:
         return self.history[0]
 
     @property
+    def condition(self) -> tuple[Row, ...]:
+        """The rows of its next step."""
+        return self.conditions[self.position]
+
+    @property
     def rows(self) -> int:
-        """UNet inputs that each of its steps takes."""
-        return len(self.conditions)
+        """UNet inputs that its next step takes."""
+        return len(self.condition)
+
+    @property
+    def phases(self) -> Phases:
+        """The UNet inputs of all its calls."""
+        rows = map(len, self.conditions)
+        return tuple((len(list(equal)), each) for each, equal in groupby(rows))
 
     @property
     def steps(self) -> int:
@@ -81,6 +95,11 @@ class Sample:
     def steps_left(self) -> int:
         """UNet calls still to come; 0 means ready for decoding."""
         return self.table.calls - self.position
+
+
+def _by_call(rows: Sequence[Row], calls: int) -> tuple[tuple[Row, ...], ...]:
+    """Those of the ``rows`` that each call has."""
+    return tuple(tuple(row for row in rows if call in row.calls) for call in range(calls))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +127,13 @@ def step(
     """
     _check(samples)
     send = partial(sent, device=device)
-    rows = [row.condition for sample in samples for row in sample.conditions]
+    rows = [row.condition for sample in samples for row in sample.condition]
     # Padding repeats the first sample's first row; nobody reads what comes out of it.
     padding = (bucket or 0) - len(rows)
     rows += [rows[0]] * padding
-    times = [sample.times[sample.position] for sample in samples for _ in sample.conditions]
+    times = [sample.times[sample.position] for sample in samples for _ in sample.condition]
     times += [times[0]] * padding
-    owners = [i for i, sample in enumerate(samples) for _ in sample.conditions]
+    owners = [i for i, sample in enumerate(samples) for _ in sample.condition]
     sample_of_row = send(torch.tensor(owners + [0] * padding))
     rows_of_sample = send(torch.tensor(_rows_of_samples(samples)))
     numbers = send(torch.tensor(_numbers(samples), dtype=torch.float32))
@@ -148,7 +167,7 @@ def _numbers(samples: Sequence[Sample]) -> list[list[float]]:
     numbers = []
     for sample in samples:
         table, i = sample.table, sample.position
-        weights = [row.weight for row in sample.conditions] + [0.0] * (most - sample.rows)
+        weights = [row.weight for row in sample.condition] + [0.0] * (most - sample.rows)
         numbers.append([float(table.input_scales[i]), *table.coefficients[i].tolist(), *weights])
     return numbers
 

@@ -14,6 +14,8 @@ The policy, in full:
   the number of sizes running.
 - The cap counts the rows of all running samples, of every size: whoever is admitted later never
   makes the line before it slower than the cap already allows.
+- A sample's rows may change from one of its steps to the next. Those of its next one count: where
+  somebody gains a row, the last that is running may be put aside until there is room again.
 - The step is padded to the smallest bucket that holds its rows.
 - The cap is the largest bucket, or less for as long as it is set so.
 
@@ -26,11 +28,12 @@ next in line may start earlier and bring another size with it, which then takes 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
 
-from app.parameters import Parameters, Size
+from app.parameters import Parameters, Phases, Size
 
 PATIENCE = 5
 """Times its own work that a request lets others be done first."""
@@ -38,16 +41,15 @@ PATIENCE = 5
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A sample in the line: picture ``index`` of a request, ``rows`` wide.
+    """A sample in the line: picture ``index`` of a request.
 
-    ``steps`` are the UNet calls it needs in all. ``due`` is its place in the line, in row-steps.
+    ``phases`` are the UNet calls it needs. ``due`` is its place in the line, in row-steps.
     """
 
     request_id: str
     index: int
     size: Size
-    rows: int
-    steps: int
+    phases: Phases
     due: float = 0.0
 
 
@@ -72,15 +74,39 @@ class Batch:
 
 def due_at(work_done: float, parameters: Parameters) -> float:
     """The row-steps at which a request that comes now is due; ``work_done`` are those until now."""
-    return work_done + PATIENCE * parameters.n * parameters.rows * parameters.calls
+    return work_done + PATIENCE * parameters.row_steps
 
 
 def tickets(request_id: str, parameters: Parameters, due: float = 0.0) -> list[Ticket]:
     """The entries in the line for a request's samples."""
-    return [
-        Ticket(request_id, index, parameters.size, parameters.rows, parameters.calls, due)
-        for index in range(parameters.n)
-    ]
+    size, phases = parameters.size, parameters.phases
+    return [Ticket(request_id, index, size, phases, due) for index in range(parameters.n)]
+
+
+class Encodable(Protocol):
+    """A request that is not encoded yet."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """Its parameters."""
+
+
+E = TypeVar("E", bound=Encodable)
+
+
+def encoded_next(in_order: Iterable[E], at_once: int) -> list[E]:
+    """The requests of the next encode: the first, and those behind it whose pictures fit.
+
+    There are at most ``at_once`` pictures, unless the first alone has more.
+    """
+    together: list[E] = []
+    images = 0
+    for one in in_order:
+        images += one.parameters.images
+        if together and images > at_once:
+            break
+        together.append(one)
+    return together
 
 
 def decoded_next(undecoded: Sequence[Ticket], at_once: int) -> list[Ticket]:
@@ -101,7 +127,7 @@ class Batcher:
         self._buckets = tuple(buckets)
         self.cap = self._buckets[-1]
         """Most rows of all running samples, unless the first in line alone has more."""
-        self._steps_left: dict[Ticket, int] = {}
+        self._places: dict[Ticket, _Place] = {}
         self._in_order = True
         self._rows = 0
         self._turn = 0
@@ -110,11 +136,11 @@ class Batcher:
     def copy(self) -> "Batcher":
         """The same line, to be run forward by itself."""
         twin = copy(self)
-        twin._steps_left, twin._last_turn = dict(self._steps_left), dict(self._last_turn)
+        twin._places, twin._last_turn = dict(self._places), dict(self._last_turn)
         return twin
 
     def __len__(self) -> int:
-        return len(self._steps_left)
+        return len(self._places)
 
     def __iter__(self) -> Iterator[Ticket]:
         """The line, from its head."""
@@ -122,16 +148,16 @@ class Batcher:
 
     def add(self, ticket: Ticket) -> None:
         """Put a sample into the line, behind all that are due as early as it is, or earlier."""
-        if ticket in self._steps_left:
+        if ticket in self._places:
             raise ValueError(f"already in line: {ticket}")
-        last = next(reversed(self._steps_left), ticket)
+        last = next(reversed(self._places), ticket)
         self._in_order = self._in_order and last.due <= ticket.due
-        self._steps_left[ticket] = ticket.steps
-        self._rows += ticket.rows
+        self._places[ticket] = place = _Place(0, *ticket.phases[0])
+        self._rows += place.rows
 
     def cancel(self, request_id: str) -> None:
         """Take all samples of a request out of the line; an unknown request is fine."""
-        for ticket in [t for t in self._steps_left if t.request_id == request_id]:
+        for ticket in [t for t in self._places if t.request_id == request_id]:
             self._remove(ticket)
 
     def next(self) -> Batch | None:
@@ -141,7 +167,8 @@ class Batcher:
     def round(self) -> list[Batch]:
         """The next steps: one of each size that is running, in the order of their turns.
 
-        As long as the same samples are running, these steps come again and again in this order.
+        As long as the same samples are running, with as many rows as now, these steps come again
+        and again in this order.
         """
         by_size: dict[Size, list[Ticket]] = {}
         for ticket in self.running():
@@ -149,11 +176,13 @@ class Batcher:
         turns = sorted(by_size, key=lambda size: self._last_turn.get(size, 0))
         return [self._batch(by_size[size]) for size in turns]
 
-    def steps_to_a_last(self, batches: Sequence[Batch]) -> int:
-        """The number of steps of the :meth:`round` until one is the last of some sample."""
+    def steps_to_a_change(self, batches: Sequence[Batch]) -> int:
+        """The number of steps of the :meth:`round` until one is the last of some sample, or the
+        last before it has another number of rows.
+        """
         return 1 + min(
-            place + len(batches) * (min(self._steps_left[t] for t in batch.tickets) - 1)
-            for place, batch in enumerate(batches)
+            turn + len(batches) * (min(self._places[t].left for t in batch.tickets) - 1)
+            for turn, batch in enumerate(batches)
         )
 
     def advance(self, batch: Batch, steps: int = 1) -> list[Ticket]:
@@ -165,16 +194,18 @@ class Batcher:
         self._last_turn[batch.size] = self._turn
         finished = []
         for ticket in batch.tickets:
-            left = self._steps_left.get(ticket, 0) - steps
-            if left > 0:
-                self._steps_left[ticket] = left
-            elif ticket in self._steps_left:
-                self._remove(ticket)
-                finished.append(ticket)
+            if place := self._places.get(ticket):
+                following = place.after(ticket.phases, steps)
+                if following is None:
+                    self._remove(ticket)
+                    finished.append(ticket)
+                else:
+                    self._places[ticket] = following
+                    self._rows += following.rows - place.rows
         return finished
 
     def advance_round(self, batches: Sequence[Batch], steps: int) -> list[Ticket]:
-        """Count so many steps of the :meth:`round` as done, none after a sample's last one."""
+        """Count so many steps of the :meth:`round` as done, none after a change."""
         rounds, more = divmod(steps, len(batches))
         finished: list[Ticket] = []
         if rounds:
@@ -192,23 +223,39 @@ class Batcher:
     def running(self) -> Iterator[Ticket]:
         """The samples that take part in steps now, in the order of the line."""
         rows = 0
-        for ticket in self._line():
-            rows += ticket.rows
-            if rows > max(self.cap, ticket.rows):
+        for ticket, place in self._line().items():
+            rows += place.rows
+            if rows > max(self.cap, place.rows):
                 return
             yield ticket
 
-    def _line(self) -> dict[Ticket, int]:
+    def _line(self) -> "dict[Ticket, _Place]":
         """The samples from the head of the line; sorted here, so that many may come at once."""
         if not self._in_order:
-            in_line = sorted(self._steps_left.items(), key=lambda item: item[0].due)
-            self._steps_left, self._in_order = dict(in_line), True
-        return self._steps_left
+            in_line = sorted(self._places.items(), key=lambda item: item[0].due)
+            self._places, self._in_order = dict(in_line), True
+        return self._places
 
     def _batch(self, tickets: Sequence[Ticket]) -> Batch:
-        rows = sum(ticket.rows for ticket in tickets)
+        rows = sum(self._places[ticket].rows for ticket in tickets)
         return Batch(tuple(tickets), tickets[0].size, rows, self.bucket(rows), self._rows - rows)
 
     def _remove(self, ticket: Ticket) -> None:
-        del self._steps_left[ticket]
-        self._rows -= ticket.rows
+        self._rows -= self._places.pop(ticket).rows
+
+
+class _Place(NamedTuple):
+    """A sample in one of its phases: ``left`` steps with ``rows`` rows."""
+
+    phase: int
+    left: int
+    rows: int
+
+    def after(self, phases: Phases, steps: int) -> "_Place | None":
+        """The place some steps later; ``None`` after the last one."""
+        if steps < self.left:
+            return _Place(self.phase, self.left - steps, self.rows)
+        if self.phase + 1 == len(phases):
+            return None
+        following = _Place(self.phase + 1, *phases[self.phase + 1])
+        return following.after(phases, steps - self.left)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.parameters import Size
+from app.parameters import Parameters, Size
 
 _WEIGHT = 0.2
 """Of a new observation, against all before it."""
@@ -17,7 +17,7 @@ class Costs:
 
     def __init__(self) -> None:
         self.encode = 0.0
-        """Seconds of encoding one request."""
+        """Seconds of encoding one picture."""
         self.beside = False
         """Steps go on while pictures are encoded and decoded."""
         self._steps: dict[Size, dict[int, float]] = {}
@@ -39,7 +39,7 @@ class Costs:
         self._steps.setdefault(size, {})[bucket] = _moved(self.step(size, bucket), seconds)
 
     def learn_encode(self, seconds: float) -> None:
-        """The same for the encoding of one request."""
+        """The same for the encoding of one picture."""
         self.encode = _moved(self.encode, seconds)
 
     def learn_decode(self, size: Size, pictures: int, seconds: float) -> None:
@@ -54,6 +54,10 @@ class Costs:
             mine.update({b: min(mine.get(b, seconds), seconds) for b, seconds in steps.items()})
         for size, seconds in other._decodes.items():
             self._decodes[size] = min(self._decodes.get(size, seconds), seconds)
+
+    def encoding(self, parameters: Parameters) -> float:
+        """Seconds of encoding a request; 0 before anything is known."""
+        return parameters.images * self.encode
 
     def step(self, size: Size, bucket: int) -> float:
         """Seconds of a step of ``bucket`` rows; 0 before anything is known."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
 
-from app.parameters import Parameters, Size
-from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, tickets
+from app.parameters import Parameters, Phases, Size
+from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, encoded_next, tickets
 from app.scheduling.costs import Costs
 
 
@@ -66,13 +66,13 @@ class Forecast:
     ) -> None:
         self._beginning = _Run(line, unencoded, undecoded, costs, at_once)
         self._beginning.now = begin
-        self._further: dict[tuple[int, int, int, Size, int], Span] = {}
+        self._further: dict[tuple[int, Phases, Size, int, int], Span] = {}
         self.spans = self._run()
 
     def further(self, parameters: Parameters, due: float = 0.0) -> Span:
         """The span of a further request that comes now."""
         before = sum(each <= due for each in self._beginning.dues())
-        work = parameters.n, parameters.rows, parameters.calls, parameters.size, before
+        work = parameters.n, parameters.phases, parameters.size, parameters.images, before
         if work not in self._further:
             self._further[work] = self._run(Waiting(_FURTHER, parameters, due))[_FURTHER]
         return self._further[work]
@@ -101,7 +101,7 @@ class _Run:
     """The worker's turns, as :class:`app.worker.loop.Worker` takes them, run forward.
 
     A turn: encode some pictures, step, decode some. Turns with nothing but a step are counted
-    together up to the next that is somebody's last, or a long queue would take long.
+    together up to the next after which the steps are others, or a long queue would take long.
     """
 
     def __init__(
@@ -153,11 +153,12 @@ class _Run:
 
     def _turn(self) -> None:
         """The next turn, or several that are but a step."""
-        for _ in range(min(self._at_once, len(self._to_encode))):
-            self._encode(self._to_encode.popleft())
+        for waiting in encoded_next(self._to_encode, self._at_once):
+            self._to_encode.popleft()
+            self._encode(waiting)
         if batches := self._line.round():
             one = self._to_encode or self._to_decode
-            self._step(batches, 1 if one else self._line.steps_to_a_last(batches))
+            self._step(batches, 1 if one else self._line.steps_to_a_change(batches))
         together = decoded_next(self._to_decode, self._at_once)
         if together:
             done_at = self._spend(len(together) * self._costs.decode(together[0].size))
@@ -168,7 +169,7 @@ class _Run:
                 self._finished[ticket.request_id] = done_at
 
     def _encode(self, waiting: Waiting) -> None:
-        encoded_at = self._spend(self._costs.encode)
+        encoded_at = self._spend(self._costs.encoding(waiting.parameters))
         if not len(self._line):
             self.now = max(self.now, encoded_at)
         self._missing[waiting.request_id] = waiting.parameters.n

@@ -21,6 +21,11 @@ class Encodings:
     each: list[Encoding]
     ended: float
 
+    def share(self, submit: Submit) -> float:
+        """The part of the time (0–1) that was for a request, by its pictures."""
+        images = sum(one.parameters.images for one, _ in self.each)
+        return submit.parameters.images / images
+
 
 @dataclass(frozen=True, slots=True)
 class Decodings:

@@ -27,7 +27,7 @@ from app.ipc.messages import (
 from app.parameters import Parameters
 from app.pipeline import Decoded, Pipeline, Row, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
-from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next
+from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, encoded_next
 from app.scheduling.batcher import tickets as tickets_of
 from app.worker.jobs import Decodings, Encodings, Jobs
 from app.worker.previews import begin_previews
@@ -153,7 +153,8 @@ class Worker:
         idle = not (len(self._batcher) or self._undecoded)
         left = math.inf if idle else PREPARING_SECONDS
         prepared: list[Submit] = []
-        for submit in sorted(self._unencoded, key=lambda submit: submit.due)[: self._at_once]:
+        in_order = sorted(self._unencoded, key=lambda submit: submit.due)
+        for submit in encoded_next(in_order, self._at_once):
             began = perf_counter()
             if self._pipeline.build_table(submit.parameters, left):
                 prepared.append(submit)
@@ -167,7 +168,7 @@ class Worker:
             with self._failing_alone(submit.request_id, NOT_ENCODED):
                 if isinstance(rows, Exception):
                     raise rows
-                seconds = (encoded.ended - began) / len(encoded.each)
+                seconds = encoded.share(submit) * (encoded.ended - began)
                 self._states[submit.request_id].encoded(began, encoded.ended)
                 self._join(submit, rows, seconds)
         encoding, self._encoding = self._encoding, set()
@@ -207,9 +208,10 @@ class Worker:
         return PendingStep(batch, tuple(steps), finished, began, previews)
 
     def _step_together(self, tickets: Sequence[Ticket]) -> list[Step]:
-        rows = sum(ticket.rows for ticket in tickets)
+        samples = self._samples(self._wanted(tickets))
+        rows = sum(sample.rows for sample in samples)
         try:
-            return self._call(tickets, self._batcher.bucket(rows))
+            return self._call(samples, self._batcher.bucket(rows))
         except Exception as error:
             if ran_out_of_memory(error):
                 self._tuning.row_cap.lower(rows)
@@ -217,16 +219,17 @@ class Worker:
             raise
 
     def _step_alone(self, ticket: Ticket) -> list[Step]:
+        samples = self._samples(self._wanted([ticket]))
+        rows = sum(sample.rows for sample in samples)
         with self._failing_alone(ticket.request_id, NOT_STEPPED):
             return self._retry.alone(
                 "step",
-                lambda: self._call([ticket], self._batcher.bucket(ticket.rows)),
-                smaller=lambda: self._call([ticket], ticket.rows),
+                lambda: self._call(samples, self._batcher.bucket(rows)),
+                smaller=lambda: self._call(samples, rows),
             )
         return []
 
-    def _call(self, tickets: Sequence[Ticket], bucket: int) -> list[Step]:
-        samples = self._samples(self._wanted(tickets))
+    def _call(self, samples: Sequence[Sample], bucket: int) -> list[Step]:
         return [self._pipeline.step(samples, bucket)] if samples else []
 
     def _finish(self, *, but: int = 0) -> None:

@@ -50,12 +50,12 @@ class RequestState:
         Their tickets, here and in the mirror of the queue in the API process, have rows and calls
         by the parameters: :class:`RuntimeError` where a sample differs.
         """
-        expected = self.parameters.rows, self.parameters.calls
+        expected = self.parameters.phases
         for sample in samples:
-            if (sample.rows, sample.steps) != expected:
+            if sample.phases != expected:
                 raise RuntimeError(
-                    f"a sample has {sample.rows} rows and {sample.steps} calls, where its "
-                    f"parameters mean {expected[0]} and {expected[1]}"
+                    f"a sample has (calls, rows) {sample.phases}, where its parameters mean "
+                    f"{expected}"
                 )
         self.samples = dict(enumerate(samples))
 

@@ -19,7 +19,8 @@ from app.api.schemas import (
     WireModel,
     limits,
 )
-from app.parameters import Fit, Scheduler, Wishes
+from app.parameters import Fit, Scheduler
+from app.wishes import Wishes
 
 
 def form_of(**given: str) -> VariationsForm:

@@ -104,7 +104,8 @@ def test_each_distinct_picture_is_encoded_once(
 
     monkeypatch.setattr(tiny, "encode", counting)
     first, second = encoder_input(1), encoder_input(2)
-    wanted = ((first, 2.0), (second, 1.0), (None, -1.0), (first, -1.0))
+    one, both = ((first, 1.0),), ((first, 0.5), (second, 0.5))
+    wanted = ((one, 2.0), (both, 1.0), ((), -1.0), (one, -1.0))
     rows = tiny.condition(Condition(tuple(ConditionRow(*row) for row in wanted)))
     assert list(map(id, encoded)) == [id(first), id(second)]
     assert [row.weight for row in rows] == [2.0, 1.0, -1.0, -1.0]
@@ -135,7 +136,7 @@ def test_an_embedding_of_another_encoder_fails_its_request(tiny: Pipeline) -> No
 
 
 def test_the_zero_embedding_is_folded_once_for_all_requests(tiny: Pipeline) -> None:
-    nothing = Condition((ConditionRow(None, 1.0),))
+    nothing = Condition((ConditionRow((), 1.0),))
     [first], [second] = tiny.condition(nothing), tiny.condition(nothing)
     assert first.condition is second.condition
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.parameters import Size
-from app.scheduling.batcher import Batch, Batcher, Ticket
+from app.parameters import Fit, Parameters, Phases, Scheduler, Size
+from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next
+from app.scheduling.forecast import Waiting
 
 SMALL, LARGE, WIDE = (64, 64), (128, 128), (128, 64)
 
@@ -18,7 +19,20 @@ SMALL, LARGE, WIDE = (64, 64), (128, 128), (128, 64)
 def ticket(
     request_id: str, index: int = 0, *, size: Size = SMALL, rows: int = 2, steps: int = 3
 ) -> Ticket:
-    return Ticket(request_id, index, size, rows, steps)
+    return Ticket(request_id, index, size, ((steps, rows),))
+
+
+def rows_by_call(ticket: Ticket) -> list[int]:
+    return [rows for calls, rows in ticket.phases for _ in range(calls)]
+
+
+def steps_of(ticket: Ticket) -> int:
+    return sum(calls for calls, _ in ticket.phases)
+
+
+def asked(images: int) -> Parameters:
+    weight = (1 / images,) * images
+    return Parameters(1, 3.0, 4, Scheduler.DDIM, 0, *SMALL, Fit.SQUASH, weight=weight)
 
 
 def step(batcher: Batcher) -> Batch:
@@ -111,6 +125,30 @@ def test_a_step_is_padded_to_the_smallest_bucket_that_holds_it() -> None:
     assert [batcher.bucket(rows) for rows in (1, 2, 3, 5, 8, 9)] == [2, 2, 4, 8, 8, 9]
 
 
+def test_a_sample_has_the_rows_of_its_phase() -> None:
+    batcher = Batcher([8])
+    batcher.add(Ticket("a", 0, SMALL, ((1, 1), (2, 3), (1, 2))))
+    assert [step(batcher).rows for _ in range(4)] == [1, 3, 3, 2]
+    assert len(batcher) == 0
+
+
+def test_where_somebody_gains_a_row_the_last_may_be_put_aside() -> None:
+    batcher = Batcher([4])
+    batcher.add(Ticket("a", 0, SMALL, ((1, 1), (2, 3), (1, 1))))
+    batcher.add(ticket("b"))
+    batches = [step(batcher) for _ in range(5)]
+    assert [names(batch) for batch in batches] == [["a", "b"], ["a"], ["a"], ["a", "b"], ["b"]]
+    assert [batch.waiting_rows for batch in batches] == [0, 2, 2, 0, 0]
+
+
+def test_an_encode_has_as_many_requests_as_their_pictures_fit() -> None:
+    one, two, five = (Waiting(str(n), asked(n)) for n in (1, 2, 5))
+    assert encoded_next([one, two, one, one], at_once=4) == [one, two, one]
+    assert encoded_next([one, five], at_once=4) == [one]
+    assert encoded_next([five, one], at_once=4) == [five]
+    assert encoded_next([], at_once=4) == []
+
+
 def test_a_single_bucket_pads_every_step_to_it() -> None:
     batcher = Batcher([8])
     batcher.add(ticket("a", rows=1))
@@ -173,6 +211,16 @@ def test_a_copy_goes_its_own_way() -> None:
     assert (len(twin), len(batcher)) == (0, 1)
 
 
+def test_a_round_ends_where_somebody_gets_other_rows() -> None:
+    batcher = Batcher([16])
+    batcher.add(Ticket("a", 0, SMALL, ((2, 1), (2, 2))))
+    batcher.add(ticket("b", steps=3, size=LARGE))
+    batches = batcher.round()
+    assert batcher.steps_to_a_change(batches) == 3
+    assert batcher.advance_round(batches, 3) == []
+    assert [(names(batch), batch.rows) for batch in batcher.round()] == [(["b"], 2), (["a"], 2)]
+
+
 def test_a_round_has_a_step_of_each_size_and_ends_with_somebodys_last() -> None:
     batcher = Batcher([16])
     batcher.add(ticket("a", steps=9))
@@ -181,7 +229,7 @@ def test_a_round_has_a_step_of_each_size_and_ends_with_somebodys_last() -> None:
     step(batcher)
     batches = batcher.round()
     assert [names(batch) for batch in batches] == [["b"], ["a", "c"]]
-    assert batcher.steps_to_a_last(batches) == 5
+    assert batcher.steps_to_a_change(batches) == 5
     assert [ticket.request_id for ticket in batcher.advance_round(batches, 5)] == ["b"]
 
 
@@ -198,19 +246,18 @@ class Event:
 
     delay: int
     samples: int
-    rows: int
-    steps: int
+    phases: Phases
     size: Size
     cancelled_after: int | None
 
 
-def events(sizes: Sequence[Size]) -> st.SearchStrategy[list[Event]]:
+def events(sizes: Sequence[Size], *, most_phases: int = 3) -> st.SearchStrategy[list[Event]]:
+    phase = st.tuples(st.integers(1, 7), st.integers(1, 2))
     event = st.builds(
         Event,
         delay=st.integers(0, 4),
         samples=st.integers(1, 8),
-        rows=st.integers(1, 2),
-        steps=st.integers(1, 7),
+        phases=st.lists(phase, min_size=1, max_size=most_phases).map(tuple),
         size=st.sampled_from(sizes),
         cancelled_after=st.none() | st.integers(0, 12),
     )
@@ -251,7 +298,7 @@ def play(cap: int, schedule: Sequence[Event]) -> Run:
     while now <= last or len(batcher):
         for name, event in arrivals.get(now, []):
             for index in range(event.samples):
-                sample = ticket(name, index, size=event.size, rows=event.rows, steps=event.steps)
+                sample = Ticket(name, index, event.size, event.phases)
                 run.arrived[sample] = now
                 batcher.add(sample)
         for name in (name for name, when in run.cancelled.items() if when == now):
@@ -270,19 +317,22 @@ def test_every_sample_gets_exactly_its_steps(cap: int, schedule: list[Event]) ->
     run = play(cap, schedule)
     for sample in run.arrived:
         if sample.request_id in run.cancelled:
-            assert run.taken[sample] <= sample.steps
+            assert run.taken[sample] <= steps_of(sample)
         else:
-            assert run.taken[sample] == sample.steps
+            assert run.taken[sample] == steps_of(sample)
 
 
 @given(cap=caps, schedule=events([SMALL, LARGE, WIDE]))
 def test_no_step_exceeds_the_cap_or_mixes_sizes(cap: int, schedule: list[Event]) -> None:
+    taken: Counter[Ticket] = Counter()
     for batch in play(cap, schedule).batches:
-        assert batch.rows == sum(ticket.rows for ticket in batch.tickets) <= cap
+        rows = sum(rows_by_call(ticket)[taken[ticket]] for ticket in batch.tickets)
+        assert batch.rows == rows <= cap
+        taken.update(batch.tickets)
         assert {ticket.size for ticket in batch.tickets} <= {batch.size}
 
 
-@given(cap=caps, schedule=events([SMALL, LARGE, WIDE]))
+@given(cap=caps, schedule=events([SMALL, LARGE, WIDE], most_phases=1))
 def test_nobody_starves_once_running(cap: int, schedule: list[Event]) -> None:
     run = play(cap, schedule)
     sizes = len({event.size for event in schedule})
@@ -299,7 +349,7 @@ def test_a_wait_is_bounded_by_those_before_in_line(cap: int, schedule: list[Even
     for position, sample in enumerate(line):
         if sample.request_id in run.cancelled:
             continue
-        work = sum(other.steps for other in line[: position + 1])
+        work = sum(steps_of(other) for other in line[: position + 1])
         assert run.finish(sample) - run.arrived[sample] < sizes * work
 
 
@@ -315,12 +365,12 @@ def test_nobody_is_overtaken(cap: int, schedule: list[Event]) -> None:
         latest = max(line.index(sample) for sample in batch.tickets)
         for sample in line[:latest]:
             gone = run.cancelled.get(sample.request_id, now + 1) <= now
-            finished = done[sample] == sample.steps
+            finished = done[sample] == steps_of(sample)
             assert gone or finished or sample.size != batch.size or sample in batch.tickets
         done.update(batch.tickets)
 
 
-@given(cap=caps, schedule=events([SMALL]))
+@given(cap=caps, schedule=events([SMALL], most_phases=1))
 def test_cancelling_delays_nobody(cap: int, schedule: list[Event]) -> None:
     disturbed = play(cap, schedule)
     calm = play(cap, [replace(event, cancelled_after=None) for event in schedule])
@@ -342,12 +392,12 @@ def test_a_round_is_what_single_steps_come_to(cap: int, schedule: list[Event]) -
     together, singly = Batcher([cap]), Batcher([cap])
     for number, event in enumerate(schedule):
         for index in range(event.samples):
-            sample = ticket(str(number), index, size=event.size, rows=event.rows, steps=event.steps)
+            sample = Ticket(str(number), index, event.size, event.phases)
             together.add(sample)
             singly.add(sample)
         for _ in range(event.delay):
             batches = together.round()
-            steps = together.steps_to_a_last(batches) if batches else 0
+            steps = together.steps_to_a_change(batches) if batches else 0
             finished = together.advance_round(batches, steps) if batches else []
             for count in range(steps, 0, -1):
                 batch = singly.next()

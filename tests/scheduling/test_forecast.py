@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.parameters import Fit, Parameters, Scheduler
-from app.scheduling.batcher import Batcher, Ticket, tickets
+from app.parameters import Fit, Mix, Parameters, Scheduler
+from app.scheduling.batcher import Batcher, Ticket, encoded_next, tickets
 from app.scheduling.costs import Costs
 from app.scheduling.forecast import Forecast, Span, Waiting, forecast
 
@@ -13,9 +13,17 @@ SIZES = ((64, 64), (128, 64), (64, 128))
 
 
 def asked(
-    n: int = 1, steps: int = 4, guidance: float = 3.0, size: tuple[int, int] = SIZES[0]
+    n: int = 1,
+    steps: int = 4,
+    guidance: float = 3.0,
+    size: tuple[int, int] = SIZES[0],
+    images: int = 1,
+    until: float = 1.0,
 ) -> Parameters:
-    return Parameters(n, guidance, steps, Scheduler.DDIM, 0, *size, Fit.SQUASH)
+    return Parameters(
+        n, guidance, steps, Scheduler.DDIM, 0, *size, Fit.SQUASH,
+        weight=(1 / images,) * images, mix=Mix.ROWS, guidance_end=until,
+    )  # fmt: skip
 
 
 def known_costs() -> Costs:
@@ -30,6 +38,13 @@ def test_one_request_takes_its_encode_its_steps_and_its_decode() -> None:
     spans = forecast(Batcher([2, 4]), [Waiting("a", asked())], [], known_costs(), 2)
     assert spans["a"].started == pytest.approx(1.0)
     assert spans["a"].finished == pytest.approx(1.0 + 4 * 0.2 + 2.0)
+
+
+def test_rows_and_pictures_count_as_they_are() -> None:
+    wanted = asked(images=3, until=0.5)
+    spans = forecast(Batcher([2, 3, 4]), [Waiting("a", wanted)], [], known_costs(), 2)
+    assert spans["a"].started == pytest.approx(3 * 1.0)
+    assert spans["a"].finished == pytest.approx(3 * 1.0 + 2 * 0.4 + 2 * 0.3 + 2.0)
 
 
 def test_past_the_cap_a_request_waits_for_those_before_it() -> None:
@@ -70,6 +85,8 @@ parameters = st.builds(
     steps=st.integers(1, 12),
     guidance=st.sampled_from([1.0, 3.0]),
     size=st.sampled_from(SIZES),
+    images=st.integers(1, 3),
+    until=st.sampled_from([0.5, 1.0]),
 )
 dues = st.sampled_from([0.0, 1.0, 2.0])
 requests = st.lists(st.tuples(parameters, dues), max_size=6)
@@ -196,9 +213,9 @@ def turn_by_turn(
     started: dict[str, float] = {}
     finished: dict[str, float] = {}
     while to_encode or len(line) or to_decode:
-        for waiting in to_encode[:at_once]:
+        for waiting in encoded_next(to_encode, at_once):
             to_encode.remove(waiting)
-            now += costs.encode
+            now += costs.encoding(waiting.parameters)
             for ticket in tickets(waiting.request_id, waiting.parameters, waiting.due):
                 line.add(ticket)
         if batch := line.next():

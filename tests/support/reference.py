@@ -1,5 +1,6 @@
 """diffusers' own pipeline on the same weights, to which this project has to be equal."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.parameters import Fit, Parameters, Scheduler
+from app.parameters import Fit, Mix, Parameters, Scheduler
 from app.pictures import Picture
 from app.pictures.fit import Preprocessing
 
@@ -70,6 +71,64 @@ class Reference:
         return latents.cpu()
 
     @torch.no_grad()
+    def composed(
+        self, pictures: Sequence[Picture], parameters: Parameters, negative: Picture | None = None
+    ) -> Tensor:
+        """Final latents of several pictures with diffusers' parts, one UNet input after the other.
+
+        For what no pipeline of diffusers does with this model.
+        """
+        wanted = parameters
+        embeddings = [self._embedding(picture, wanted.fit) for picture in pictures]
+        against = torch.zeros_like(embeddings[0])
+        if negative is not None:
+            against = self._embedding(negative, wanted.fit)
+        looks = list(zip(wanted.weight, embeddings, strict=True))
+        if wanted.mix is Mix.EMBEDDING:
+            looks = [(1.0, _sum(looks))]
+        seeds = range(wanted.seed, wanted.seed + wanted.n)
+        return torch.cat([self._denoised(wanted, looks, against, seed) for seed in seeds]).cpu()
+
+    def _embedding(self, picture: Picture, fit: Fit) -> Tensor:
+        embeds: Tensor = self.pipeline.image_encoder(self.pixels(picture, fit)).image_embeds
+        return embeds
+
+    def _denoised(
+        self,
+        wanted: Parameters,
+        looks: Sequence[tuple[float, Tensor]],
+        against: Tensor,
+        seed: int,
+    ) -> Tensor:
+        kind, options = SCHEDULERS[wanted.scheduler]
+        scheduler = kind.from_config(self._config, **options)
+        scheduler.set_timesteps(wanted.num_inference_steps)
+        unet, timesteps = self.pipeline.unet, scheduler.timesteps
+        scale = self.pipeline.vae_scale_factor
+        shape = 1, unet.config.in_channels, wanted.height // scale, wanted.width // scale
+        generator = torch.Generator().manual_seed(seed)
+        sample: Tensor = torch.randn(shape, generator=generator).to(self._device)
+        sample = sample * scheduler.init_noise_sigma
+        first, end = (round(part * len(timesteps)) for part in _guided_part(wanted))
+        for i, timestep in enumerate(timesteps):
+            scaled = scheduler.scale_model_input(sample, timestep)
+
+            def noise(embedding: Tensor, scaled: Tensor = scaled, at: Tensor = timestep) -> Tensor:
+                predicted: Tensor = unet(
+                    scaled, at, encoder_hidden_states=embedding[:, None]
+                ).sample
+                return predicted
+
+            if first <= i < end:
+                base = noise(against)
+                steered = _sum([(weight, noise(each) - base) for weight, each in looks])
+                output = base + wanted.guidance_scale * steered
+            else:
+                output = _sum([(weight, noise(each)) for weight, each in looks])
+            sample = scheduler.step(output, timestep, sample).prev_sample
+        return sample
+
+    @torch.no_grad()
     def pictures(self, latents: Tensor) -> tuple[Picture, list[bool]]:
         """The end of the reference, after its loop: ``uint8 [n, h, w, 3]`` and who is flagged."""
         pipeline = self.pipeline
@@ -80,3 +139,13 @@ class Reference:
             image, output_type="pil", do_denormalize=[not flag for flag in flags]
         )
         return np.stack([np.asarray(picture) for picture in pictures]), flags
+
+
+def _guided_part(wanted: Parameters) -> tuple[float, float]:
+    if wanted.guidance_scale <= 1:
+        return 0.0, 0.0
+    return wanted.guidance_start, wanted.guidance_end
+
+
+def _sum(weighted: Sequence[tuple[float, Tensor]]) -> Tensor:
+    return torch.stack([weight * each for weight, each in weighted]).sum(dim=0)

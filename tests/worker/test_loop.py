@@ -241,11 +241,14 @@ def test_a_request_said_to_be_dropped_is_not_on_the_device_any_more(config: Mode
 # One request's error
 
 
+OVERFLOWING = Condition((ConditionRow(((encoder_input(), 1.0),), 3e38), ConditionRow((), -3e38)))
+
+
 @pytest.mark.parametrize(
     "condition",
     [
         Condition.guided(np.full((3, 32, 32), np.nan, np.float32), 3.0),
-        Condition((ConditionRow(encoder_input(), 3e38), ConditionRow(None, -3e38))),
+        OVERFLOWING,
         Condition.guided(np.zeros((3, 5, 5), np.float32), 3.0),
         Condition.guided(np.zeros((0,), np.float32), 3.0),
     ],
@@ -262,8 +265,7 @@ def test_a_bad_request_fails_alone(pipeline: Pipeline, condition: Condition) -> 
 
 def test_a_request_that_fails_by_several_pictures_is_answered_once(pipeline: Pipeline) -> None:
     harness = Harness.over(pipeline)
-    overflowing = Condition((ConditionRow(encoder_input(), 3e38), ConditionRow(None, -3e38)))
-    harness.answer_all(Submit("bad", replace(PARAMETERS, n=3), overflowing), submit("good"))
+    harness.answer_all(Submit("bad", replace(PARAMETERS, n=3), OVERFLOWING), submit("good"))
     assert len(harness.said_of(Failed)) == 1
 
 
@@ -277,7 +279,7 @@ def test_a_request_whose_rows_are_not_those_of_its_parameters_fails_and_the_log_
     assert harness.said_of(Encoded) == [
         m for m in harness.said_of(Encoded) if m.request_id == "good"
     ]
-    assert "1 rows and 4 calls, where its parameters mean 2 and 4" in caplog.text
+    assert "(calls, rows) ((4, 1),), where its parameters mean ((4, 2),)" in caplog.text
     assert_same(harness.pictures("good"), made_alone(pipeline, submit("good")))
 
 
@@ -291,4 +293,4 @@ def test_a_request_whose_calls_are_not_those_of_its_parameters_fails(
 
     answers = Harness.over(Longer.load(config)).answer_all(submit("odd"))
     assert answers["odd"] == Failed("odd", NOT_ENCODED)
-    assert "2 rows and 9 calls, where its parameters mean 2 and 4" in caplog.text
+    assert "(calls, rows) ((9, 2),), where its parameters mean ((4, 2),)" in caplog.text

@@ -139,8 +139,8 @@ class Breaking(Pipeline):
     failing_sample: Sample | None = None
 
     def conditions(self, conditions: Sequence[Condition]) -> list[tuple[Row, ...]]:
-        pictures = [condition.rows[0].picture for condition in conditions]
-        if self.verb == "encode" and any(p is not None and p[0, 0, 0] == 666 for p in pictures):
+        pictures = [condition.rows[0].pictures[0][0] for condition in conditions]
+        if self.verb == "encode" and any(picture[0, 0, 0] == 666 for picture in pictures):
             raise self.error
         return super().conditions(conditions)
 

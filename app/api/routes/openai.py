@@ -27,8 +27,9 @@ from app.api.stored.accept import is_keyed, store
 from app.api.stored.job import Job
 from app.api.submission import Submitting, check_previews, submit
 from app.errors import InvalidParameter, UnknownModel
-from app.parameters import ModelInfo, Size, Wishes
+from app.parameters import ModelInfo, Size
 from app.pictures.encode import OutputFormat
+from app.wishes import Wishes
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 

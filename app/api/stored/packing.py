@@ -47,8 +47,13 @@ def unpack(packed: bytes) -> tuple[Parameters, Condition]:
 def _described(value: object, arrays: list[NDArray[Any]]) -> object:
     match value:
         case np.ndarray():
-            arrays.append(value)
-            return {"array": len(arrays) - 1}
+            # The same array again stays the same: a picture of several rows is encoded once.
+            same = [number for number, array in enumerate(arrays) if array is value]
+            if not same:
+                arrays.append(value)
+            return {"array": same[0] if same else len(arrays) - 1}
+        case range():
+            return {"range": [value.start, value.stop]}
         case Enum():
             return {"enum": type(value).__name__, "value": value.value}
         case tuple():
@@ -65,6 +70,8 @@ def _made(value: Any, arrays: list[NDArray[Any]]) -> Any:
     match value:
         case {"array": number}:
             return arrays[number]
+        case {"range": [start, stop]}:
+            return range(start, stop)
         case {"enum": name, "value": one}:
             return _known(name)(one)
         case {"class": name, "fields": held}:

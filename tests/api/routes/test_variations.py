@@ -41,6 +41,11 @@ def test_an_answer_holds_the_pictures_and_all_that_made_them(post: Post) -> None
         "width": 96,
         "height": 64,
         "fit": "crop",
+        "weight": [1.0],
+        "mix": "embedding",
+        "negative_image": False,
+        "guidance_start": 0.0,
+        "guidance_end": 1.0,
         "output_format": "webp",
     }
     assert isinstance(answer["created"], int)
@@ -82,10 +87,10 @@ def test_the_engine_gets_the_fitted_picture_and_the_weights_of_its_rows(
 ) -> None:
     post(picture_file("PNG"), fit="crop", guidance_scale=scale)
     rows = engine.conditions[0].rows
-    assert rows[0].picture is not None
-    assert (rows[0].picture == PREPROCESSING(quarters(), Fit.CROP)).all()
+    [(picture, _)] = rows[0].pictures
+    assert (picture == PREPROCESSING(quarters(), Fit.CROP)).all()
     assert [row.weight for row in rows] == weights
-    assert [row.picture is None for row in rows] == [False, True][: len(rows)]
+    assert [len(row.pictures) for row in rows] == [1, 0][: len(rows)]
 
 
 def test_the_prediction_counts_from_the_arrival_of_the_upload(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from app.api.stored.packing import pack, unpack
+from app.parameters import Condition
 from tests.support.requests import SHORT_REQUEST, condition_for
 
 
@@ -18,11 +19,21 @@ def test_parameters_and_condition_come_out_as_they_went_in() -> None:
     assert parameters == wanted
     assert type(parameters.scheduler) is type(wanted.scheduler)
     assert [row.weight for row in other.rows] == [row.weight for row in condition.rows]
+    assert [row.calls for row in other.rows] == [row.calls for row in condition.rows]
     first, second = other.rows
-    assert first.picture is not None
-    assert first.picture.dtype == np.float32
-    assert np.array_equal(first.picture, condition.rows[0].picture)  # type: ignore[arg-type]
-    assert second.picture is None
+    [(picture, weight)] = first.pictures
+    assert picture.dtype == np.float32
+    assert weight == 1.0
+    assert np.array_equal(picture, condition.rows[0].pictures[0][0])
+    assert second.pictures == ()
+
+
+def test_a_picture_of_several_rows_comes_out_as_one() -> None:
+    wanted = replace(SHORT_REQUEST, guidance_scale=7.5, guidance_end=0.5)
+    condition = Condition.of(wanted, [np.zeros((3, 8, 8), np.float32)])
+    _, other = unpack(pack(wanted, condition))
+    assert [len(row.pictures) for row in other.rows] == [1, 0, 1]
+    assert other.rows[0].pictures[0][0] is other.rows[2].pictures[0][0]
 
 
 def changed(old: str, new: str) -> bytes:
@@ -36,10 +47,8 @@ def changed(old: str, new: str) -> bytes:
 
 
 def test_a_field_that_is_not_there_takes_its_default() -> None:
-    """``Wishes`` has the fields of ``Parameters``, and defaults."""
-    description = '"class": "Parameters", "fields": {"n": 1, '
-    bare, _ = unpack(changed(description, '"class": "Wishes", "fields": {'))
-    assert bare.n == 1
+    bare, _ = unpack(changed('"negative_image": false, ', ""))
+    assert bare.negative_image is False
 
 
 @pytest.mark.parametrize("name", ["os", "np", "secrets", "replace", "Nobody"])
