@@ -27,6 +27,7 @@ from app.engine.process import HUB_TOKENS
 from app.engine.watchdog import Timeouts
 from app.ipc.messages import Start
 from app.metrics import Metrics
+from app.parameters import MAX_IMAGES
 from app.pictures.sandbox import Decoders, Limits
 from app.settings import Settings
 from app.tracing import tracing_to
@@ -47,7 +48,7 @@ def create_app(
         lifespan=_lifespan,
         # A picture sent as text is told so by the form, and the body has a limit of its own.
         form_limits={
-            "max_files": 4,
+            "max_files": 2 * MAX_IMAGES,  # more than are taken, which the form says better
             "max_fields": 32,
             "max_part_size": settings.max_upload_bytes,
         },

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.types import Scope
 
 from app import errors
 from app.api.schemas import (
+    REPEATED,
     FieldProblem,
     GenerationForm,
     Model,
@@ -58,6 +59,17 @@ class VariationForm(GenerationForm):
     """Answer with events: each picture as soon as it is done."""
     partial_images: int = Field(default=0, ge=0, le=MAX_PARTIALS, examples=[0])
     """Previews of each picture, at most; only in a stream, and where the service offers them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_brackets(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The SDK writes ``image[]`` for each item of a list."""
+        fields = dict(given)
+        for name in REPEATED:
+            if (values := fields.pop(f"{name}[]", None)) is not None:
+                items = values if isinstance(values, list) else [values]
+                fields[name] = [*fields.get(name, ()), *items]
+        return fields
 
 
 class Image(WireModel):

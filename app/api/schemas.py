@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import File, UploadFile
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from app.api.uploads import Uploads
 from app.engine.generation import Status
+from app.errors import InvalidParameter
 from app.parameters import (
     MAX_GUIDANCE_SCALE,
+    MAX_IMAGES,
     MAX_SEED,
     MAX_STEPS,
     MAX_VARIATIONS,
     Fit,
+    Mix,
     ModelInfo,
     Parameters,
     Scheduler,
@@ -39,6 +43,17 @@ def _as_written(value: object) -> object:
 
 AnyCase = BeforeValidator(_as_written)
 
+REPEATED: Final = ("image", "weight")
+"""Fields that may come several times."""
+
+# What makes documentation offer a file.
+_File = Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]
+
+
+def _without_empty(values: object) -> object:
+    """A list whose only item was left empty was left out."""
+    return [] if values == [""] else values
+
 
 def _without_null(schema: dict[str, Any]) -> None:
     """A form cannot carry null: the document shows the plain type of an optional field."""
@@ -54,17 +69,32 @@ class GenerationForm(WireModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra=_without_null)
 
     image: Annotated[
-        UploadFile,
+        list[_File],
         File(
             description=f"The picture to make variations of, as a file: {FORMATS_IN_WORDS}. "
-            "With curl: -F image=@photo.jpg",
-            json_schema_extra={"format": "binary"},  # what makes documentation offer a file
+            f"With curl: -F image=@photo.jpg. Up to {MAX_IMAGES}, the field repeated, are mixed",
+            min_length=1,
+            max_length=MAX_IMAGES,
         ),
     ]
+    weight: Annotated[
+        list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], BeforeValidator(_without_empty)
+    ] = Field(default=[], max_length=MAX_IMAGES)
+    """How much each image counts: as many positive numbers, in the same order. Default: alike."""
+    mix: Annotated[Mix | None, AnyCase] = Field(default=None, examples=["embedding"])
+    """How several images are mixed: into one embedding, the default, or as rows of their own."""
+    negative_image: Annotated[
+        _File | None, File(description="A picture to lead away from, with guidance.")
+    ] = None
     n: int = Field(default=1, ge=1, le=MAX_VARIATIONS, examples=[4])
     """How many variations."""
     guidance_scale: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE_SCALE, examples=[3.0])
     """How closely to follow the picture; up to 1 means no guidance. Default: the checkpoint's."""
+    guidance_start: float | None = Field(default=None, ge=0, le=1, examples=[0.0])
+    """The part of the steps, 0–1, from which on there is guidance. Default: 0."""
+    guidance_end: float | None = Field(default=None, ge=0, le=1, examples=[0.8])
+    """The part of the steps up to which there is guidance; without it they are faster. Default:
+    1."""
     num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[25])
     """More steps, finer pictures. Default: the checkpoint's."""
     scheduler: Annotated[Scheduler | None, AnyCase] = Field(default=None, examples=["dpmsolver++"])
@@ -78,9 +108,30 @@ class GenerationForm(WireModel):
     """File format of the variations. Default: the one that `Accept` names, or png."""
 
     def wishes(self) -> Wishes:
-        """All that the form asks of the model."""
-        names = {field.name for field in fields(Wishes)}
-        return Wishes(**self.model_dump(include=names))
+        """All that the form asks of the model.
+
+        Raises :class:`InvalidParameter` where there are not as many weights as pictures.
+        """
+        names = {field.name for field in fields(Wishes)} - {"weight", "negative_image"}
+        return Wishes(
+            **self.model_dump(include=names),
+            weight=self._weights(),
+            negative_image=self.negative_image is not None,
+        )
+
+    def uploads(self) -> Uploads:
+        """Its pictures."""
+        return Uploads(self.image, self.negative_image)
+
+    def _weights(self) -> tuple[float, ...]:
+        images = len(self.image)
+        if self.weight and len(self.weight) != images:
+            raise InvalidParameter(
+                f"weight was given {len(self.weight)} times, and image {images} times: there must "
+                "be one weight for each image, or none",
+                field="weight",
+            )
+        return tuple(self.weight) or (1.0,) * images
 
 
 class VariationsForm(GenerationForm):

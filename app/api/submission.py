@@ -2,16 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
-from fastapi import UploadFile
 from starlette.requests import Request
 
 from app.api.middleware.admission import Admission
+from app.api.schemas import REPEATED
 from app.api.state import Service, service_of
+from app.api.uploads import Uploads
 from app.engine.generation import Generation, Result
 from app.errors import InvalidParameter
 from app.ipc.messages import Stage
-from app.parameters import Condition, Parameters
+from app.parameters import Parameters
 from app.pictures.provenance import Origin, Provenance
 from app.wishes import Wishes
 
@@ -87,9 +89,9 @@ def check_previews(request: Request, *, wished: bool, field: str) -> None:
 
 
 async def submit(
-    request: Request, wishes: Wishes, image: UploadFile, *, previews: bool = False
+    request: Request, wishes: Wishes, uploads: Uploads, *, previews: bool = False
 ) -> Submission:
-    """Have the wished variations of an uploaded picture made.
+    """Have the wished variations of uploaded pictures made.
 
     They are cancelled when the request is over. Raises whatever can be said against it.
     """
@@ -99,17 +101,17 @@ async def submit(
     arrived = timeline.passed("upload", timeline.accepted)
     await _refuse_repeated_fields(request)
     parameters = wishes.resolve(admission.model)
-    # Before the picture is decoded for nothing; how long that takes nobody knows.
-    wait = service.decoders.wait(admission.caller)
+    # Before the pictures are decoded for nothing; how long that takes nobody knows.
+    wait = service.decoders.wait(admission.caller, len(uploads))
     service.limiter.expect(admission.request_id, admission.predict(engine, parameters, wait))
-    pixels = await service.decoders.decode(
-        image.read,
+    decode = partial(
+        service.decoders.decode,
         fit=parameters.fit,
         preprocessing=admission.preprocessing,
         caller=admission.caller,
     )
+    condition = await uploads.condition(parameters, decode)
     submitted = timeline.passed("read", arrived)
-    condition = Condition.of(parameters, [pixels])
     # Others may have been submitted meanwhile; between this prediction and the submit none can.
     predicted = submitted - arrived + admission.predict(engine, parameters)
     generation = engine.submit(
@@ -120,8 +122,8 @@ async def submit(
 
 
 async def _refuse_repeated_fields(request: Request) -> None:
-    """A field given twice would silently lose one of its values."""
+    """A field given twice would silently lose one of its values, but for those of lists."""
     names = [name for name, _ in (await request.form()).multi_items()]
     for name in names:
-        if names.count(name) > 1:
+        if names.count(name) > 1 and name.removesuffix("[]") not in REPEATED:
             raise InvalidParameter(f"{name} was given more than once", field=name)

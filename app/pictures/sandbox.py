@@ -143,9 +143,9 @@ class Decoders:
         await asyncio.gather(*map(_end, [*self._idle, *self._offered, *self._running]))
         self._idle.clear()
 
-    def wait(self, caller: str = "") -> float:
-        """Seconds until there would be a process for an upload of this caller if it came now."""
-        return self._turns.wait(caller)
+    def wait(self, caller: str = "", uploads: int = 1) -> float:
+        """Seconds until there would be a process for the last of so many uploads of this caller."""
+        return self._turns.wait(caller, uploads)
 
     async def decode(
         self,

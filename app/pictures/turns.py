@@ -53,8 +53,8 @@ class Turns:
         finally:
             self._end(caller, turn, ended)
 
-    def wait(self, caller: str) -> float:
-        """Seconds until a further job of this caller would begin.
+    def wait(self, caller: str, jobs: int = 1) -> float:
+        """Seconds until the last of so many further jobs of this caller would begin.
 
         The turns are run forward. A job takes as long as its caller's did of late; one that has
         taken longer is taken to be half done.
@@ -67,7 +67,7 @@ class Turns:
         heapify(running)
         counts = Counter(who for _, who in running)
         waiting = {who: len(jobs) for who, jobs in self._waiting.items()}
-        waiting[caller] = waiting.get(caller, 0) + 1
+        waiting[caller] = waiting.get(caller, 0) + jobs
         last_turn, clock = dict(self._last_turn), 0.0
         while True:
             while not self._has_room(who := _first(waiting, counts, last_turn), counts):

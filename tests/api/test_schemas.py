@@ -24,7 +24,7 @@ from app.wishes import Wishes
 
 
 def form_of(**given: str) -> VariationsForm:
-    return VariationsForm.model_validate({"image": UploadFile(io.BytesIO()), **given})
+    return VariationsForm.model_validate({"image": [UploadFile(io.BytesIO())], **given})
 
 
 @pytest.fixture

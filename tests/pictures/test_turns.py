@@ -101,6 +101,12 @@ async def test_callers_with_as_many_running_are_served_in_turn() -> None:
     assert order == ["a 1", "b 1", "c 1", "a 2", "b 2", "a 3"]
 
 
+async def test_several_jobs_wait_for_the_last_of_them() -> None:
+    bench = Bench(2)
+    await bench.take("", seconds=1.0)
+    assert [bench.turns.wait("", jobs) for jobs in (1, 2, 3, 4, 5)] == [0.0, 0.0, 1.0, 1.0, 2.0]
+
+
 async def test_one_that_leaves_while_it_waits_or_runs_makes_room() -> None:
     bench = Bench(1)
     await bench.add("a 1", "a 2", "b 1", "b 2")

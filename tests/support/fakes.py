@@ -179,6 +179,7 @@ class FakeDecoders(Decoders):
         self.gone = threading.Event()
         self.error: VariationsError | None = None
         self.busy_for = 0.0
+        self.asked_for = 0
 
     async def start(self) -> None:
         pass
@@ -186,7 +187,8 @@ class FakeDecoders(Decoders):
     async def stop(self) -> None:
         pass
 
-    def wait(self, caller: str = "") -> float:
+    def wait(self, caller: str = "", uploads: int = 1) -> float:
+        self.asked_for = uploads
         return self.busy_for
 
     async def decode(

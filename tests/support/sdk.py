@@ -24,7 +24,7 @@ MULTIPART: RequestOptions = {"headers": {"Content-Type": "multipart/form-data"}}
 class Sdk(Protocol):
     """What a client of the service can do."""
 
-    def variation(self, image: bytes, **fields: Any) -> ImagesResponse: ...
+    def variation(self, image: bytes | list[bytes], **fields: Any) -> ImagesResponse: ...
     def stream(
         self, image: bytes, seen: Seen = ..., **fields: Any
     ) -> list[ImageEditStreamEvent]: ...
@@ -42,9 +42,11 @@ class SyncSdk:
     def _client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", **self.options})
 
-    def variation(self, image: bytes, **fields: Any) -> ImagesResponse:
+    def variation(self, image: bytes | list[bytes], **fields: Any) -> ImagesResponse:
         with self._client() as client:
-            return client.images.create_variation(image=image, **fields)
+            # Typed as one file, and sent as `image[]` where it is a list.
+            given: Any = image
+            return client.images.create_variation(image=given, **fields)
 
     def stream(
         self, image: bytes, seen: Seen = _unnoticed, **fields: Any
@@ -89,8 +91,9 @@ class AsyncSdk:
 
         return asyncio.run(run())
 
-    def variation(self, image: bytes, **fields: Any) -> ImagesResponse:
-        return self._run(lambda client: client.images.create_variation(image=image, **fields))
+    def variation(self, image: bytes | list[bytes], **fields: Any) -> ImagesResponse:
+        given: Any = image
+        return self._run(lambda client: client.images.create_variation(image=given, **fields))
 
     def stream(
         self, image: bytes, seen: Seen = _unnoticed, **fields: Any

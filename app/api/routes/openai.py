@@ -60,7 +60,7 @@ async def create_variation(
     wishes = _sized(form.wishes(), form.size, admission.model)
     output_format = form.output_format or OutputFormat.PNG
     previews = form.partial_images > 0
-    submitting = partial(submit, request, wishes, form.image, previews=previews)
+    submitting = partial(submit, request, wishes, form.uploads(), previews=previews)
     if is_keyed(request):
         job = await unless_gone(request, store(request, submitting, output_format))
         return await _stored(request, form, job)

@@ -113,7 +113,7 @@ async def create_variations(
     wants_async = media_type == JSON and prefers_async(request.headers)
     _check_previews(request, form, shown=media_type == EVENTS or wants_async)
     _check_webhook(request, form.webhook, told=wants_async)
-    submitting = partial(submit, request, form.wishes(), form.image, previews=form.previews)
+    submitting = partial(submit, request, form.wishes(), form.uploads(), previews=form.previews)
     if wants_async or is_keyed(request):
         storing = store(request, submitting, output_format, form.webhook)
         job = await unless_gone(request, storing)

@@ -104,6 +104,17 @@ def test_our_own_parameters_go_as_extra_body_and_come_back(
             assert image.format == "PNG"
 
 
+def test_several_pictures_are_a_list_and_so_are_their_weights(
+    sdk: Sdk, engine: FakeEngine, png: bytes
+) -> None:
+    ours = {"weight": [1, 3], "mix": "rows", "guidance_end": 0.5}
+    answer = sdk.variation([png, png], extra_body=ours)
+    [asked] = engine.parameters
+    assert (asked.weight, asked.mix, asked.phases) == ((0.25, 0.75), "rows", ((2, 3), (2, 2)))
+    assert answer.model_extra
+    assert answer.model_extra["parameters"]["weight"] == [0.25, 0.75]
+
+
 @pytest.mark.parametrize(
     ("size", "made"),
     [

@@ -131,7 +131,7 @@ def test_a_flagged_picture_is_null_and_its_neighbours_are_not(
         ("fit", "stretch", "'squash', 'crop' or 'pad'"),
         ("output_format", "gif", "'png', 'jpeg' or 'webp'"),
         ("num_inference_step", 5, "did you mean num_inference_steps?"),
-        ("zzz", 5, "there are image, n, guidance_scale"),
+        ("zzz", 5, "there are image, weight, mix"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_what_would_be_right(
@@ -159,11 +159,11 @@ def test_a_seed_whose_last_variation_could_not_be_asked_for_is_refused(post: Pos
 
 def test_a_field_given_twice_is_refused(client: httpx.Client, png: bytes) -> None:
     twice = client.post("/variations", files={"image": ("a", png)}, data={"n": ["1", "2"]})
-    pictures = [("image", ("a", png)), ("image", ("b", png))]
-    two = client.post("/variations", files=pictures)
+    pictures = [("negative_image", ("a", png)), ("negative_image", ("b", png))]
+    two = client.post("/variations", files=[("image", ("a", png)), *pictures])
     assert (twice.status_code, two.status_code) == (422, 422)
     assert twice.json()["errors"] == [{"field": "n", "message": "n was given more than once"}]
-    assert two.json()["errors"][0]["field"] == "image"
+    assert two.json()["errors"][0]["field"] == "negative_image"
 
 
 def test_a_missing_picture_is_asked_for(client: httpx.Client, png: bytes) -> None:
@@ -181,7 +181,8 @@ def test_a_picture_sent_as_text_is_asked_for_as_a_file(client: httpx.Client) -> 
         {
             "field": "image",
             "message": "Needed here: The picture to make variations of, as a file: "
-            f"{FORMATS_IN_WORDS}. With curl: -F image=@photo.jpg",
+            f"{FORMATS_IN_WORDS}. With curl: -F image=@photo.jpg. Up to 4, the field repeated, are "
+            "mixed",
         }
     ]
 
