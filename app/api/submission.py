@@ -14,7 +14,7 @@ from app.engine.generation import Generation, Result
 from app.errors import InvalidParameter
 from app.ipc.messages import Stage
 from app.parameters import Parameters
-from app.pictures.provenance import Origin, Provenance
+from app.pictures.provenance import Origin
 from app.wishes import Wishes
 
 
@@ -45,17 +45,11 @@ class Submission:
 
     def origin(self, index: int) -> Origin | None:
         """How picture ``index`` is made, as far as its file is to tell."""
-        settings = self.service.settings
-        if settings.provenance is Provenance.OFF:
-            return None
-        full = settings.provenance is Provenance.FULL
-        return Origin.of(
-            self.admission.model,
-            self.parameters,
-            index,
-            embeddings=self.generation.embeddings if full else (),
-            bucket=self.service.engine.max_rows if settings.fixed_bucket else None,
-        )
+        settings, engine = self.service.settings, self.service.engine
+        model, embeddings = self.admission.model, self.generation.embeddings
+        bucket = engine.max_rows if settings.fixed_bucket else None
+        origin = Origin.of(model, self.parameters, index, embeddings, bucket)
+        return origin.told(settings.provenance)
 
     def worked(self, result: Result) -> None:
         """Note where the time went in the worker that made the result.

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def generate(
-    pictures: options.Pictures,
+    context: typer.Context,
+    pictures: options.Pictures = None,
+    like: options.Like = None,
     n: options.N = 4,
     out: options.Out = Path("out"),
     seed: options.Seed = None,
@@ -39,7 +41,14 @@ def generate(
     Folders are searched with all that is below them. Without --url the model and device are those
     of the settings (VARIATIONS_MODEL and so on). The exit status is 1 where a picture has no
     variations, and 2 where an option is wrong; the other pictures are varied all the same.
+
+    With --like there are no PICTURES: a variation is made again from its file alone.
     """
+    if like:
+        _again(context, like, out)
+        return
+    if not pictures:
+        raise typer.BadParameter("Name some, or a file with --like", param_hint="PICTURES")
     from app.cli.inputs import find_inputs  # noqa: PLC0415
     from app.cli.outcomes import Outcomes  # noqa: PLC0415
     from app.cli.sheet import Sheet  # noqa: PLC0415
@@ -68,6 +77,21 @@ def generate(
                 _here(inputs, fields, outcomes)
         if outcomes.failures:
             raise typer.Exit(1)
+
+
+def _again(context: typer.Context, like: Path, out: Path) -> None:
+    """Make one variation again. All else that it takes is in its file, so nothing may be given."""
+    from app.cli.like import repeat  # noqa: PLC0415
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source and source.name == "COMMANDLINE" and parameter.name not in ("like", "out"):
+            name = (parameter.opts or [parameter.name])[0]
+            raise typer.BadParameter(
+                f"Everything is taken from the file; leave out {name}", param_hint="--like"
+            )
+    with _exiting():
+        typer.echo(str(repeat(like, out)))
 
 
 def _here(inputs: list["Input"], fields: dict[str, Any], outcomes: "Outcomes") -> None:

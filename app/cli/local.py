@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.cli import fixed
 from app.cli.inputs import Input
 from app.cli.outcomes import Made, Outcomes
 from app.errors import BadInput, GenerationFailed
-from app.parameters import Condition, Parameters
+from app.parameters import Condition, Embedding, Parameters
+from app.pictures import Picture
 from app.pictures.decode import decode
 from app.pictures.encode import OutputFormat, encode
+from app.pictures.provenance import Origin
 from app.wishes import Wishes
 
 if TYPE_CHECKING:
+    from app.pipeline import Decoded
     from app.pipeline.samples import Sample
     from app.settings import Settings
 
@@ -28,6 +32,7 @@ class _Begun:
 
     input: Input
     parameters: Parameters
+    embedding: Embedding
     samples: list["Sample"]
 
     @property
@@ -54,6 +59,11 @@ class Local:
         self._output_format = output_format
         self._outcomes = outcomes
         self._rows = _ROWS if settings.max_rows == "auto" else settings.max_rows
+        self._signer = settings.signer()
+        if bucket := fixed.fixed_bucket(settings):
+            self._rows = bucket
+            fixed.prepare(self._pipeline, bucket)
+        self._bucket = bucket
 
     def run(self, inputs: Sequence[Input]) -> None:
         """Vary every input. Raises :class:`OSError` where a file cannot be written."""
@@ -80,7 +90,8 @@ class Local:
             parameters = self._wishes.resolve(self._pipeline.model)
             picture = decode(each.path.read_bytes(), max_pixels=self._settings.max_pixels)
             pixels = self._pipeline.preprocessing(picture, parameters.fit)
-            condition = Condition.guided(pixels, parameters.guidance_scale)
+            [embedding] = self._pipeline.encode(pixels)
+            condition = Condition.of(parameters, [embedding])
             rows = self._pipeline.condition(condition)
         except (BadInput, GenerationFailed) as error:
             self._outcomes.failed(each, error.message)
@@ -89,12 +100,14 @@ class Local:
             self._outcomes.failed(each, error.strerror or str(error))
             return None
         samples = [self._pipeline.start(rows, parameters, i) for i in range(parameters.n)]
-        return _Begun(each, parameters, samples)
+        return _Begun(each, parameters, embedding, samples)
 
     def _step(self, running: Sequence[_Begun]) -> None:
         samples = [sample for begun in running for sample in begun.samples]
-        bucket = self._rows if self._settings.fixed_bucket else None
-        self._pipeline.step(samples, bucket).wait()
+        if self._bucket:
+            fixed.step(self._pipeline, samples, self._bucket)
+        else:
+            self._pipeline.step(samples).wait()
         for begun in running:
             calls = begun.parameters.calls
             self._outcomes.stepped(begun.input, calls - begun.steps_left, calls)
@@ -102,10 +115,21 @@ class Local:
     def _finish(self, begun: _Begun) -> None:
         made = []
         parameters, model = begun.parameters, self._pipeline.model
-        for index, decoded in enumerate(self._pipeline.decode(begun.samples)):
-            picture = decoded.picture
-            data = None if picture is None else encode(picture, self._output_format)
+        for index, decoded in enumerate(self._decoded(begun.samples)):
+            data = None if decoded.picture is None else self._written(begun, index, decoded.picture)
             seed = parameters.seed_of(index)
             made.append(Made(index, seed, data, decoded.flagged, decoded.error))
         told: dict[str, Any] = {**asdict(parameters), "output_format": self._output_format}
         self._outcomes.made(begun.input, made, {"id": model.id, "revision": model.revision}, told)
+
+    def _decoded(self, samples: Sequence["Sample"]) -> list["Decoded"]:
+        """Their pictures; with a fixed bucket one by one, as a worker decodes them then."""
+        if self._bucket:
+            return [one for sample in samples for one in self._pipeline.decode([sample])]
+        return self._pipeline.decode(samples)
+
+    def _written(self, begun: _Begun, index: int, picture: Picture) -> bytes:
+        model = self._pipeline.model
+        origin = Origin.of(model, begun.parameters, index, [begun.embedding], self._bucket)
+        told = origin.told(self._settings.provenance)
+        return encode(picture, self._output_format, told, self._signer)

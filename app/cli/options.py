@@ -16,8 +16,12 @@ from app.parameters import (
 from app.pictures.encode import OutputFormat
 
 Pictures = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(exists=True, show_default=False, help="Files, or folders with files in them."),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Instead: make this variation again."),
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.", file_okay=False)]
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from app import __version__
 from app.errors import NotRepeatable
-from app.parameters import Embedding, ModelInfo, Parameters
+from app.parameters import Condition, Embedding, ModelInfo, Parameters
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for media that a trained model has made."""
@@ -75,6 +75,30 @@ class Origin:
         alone = replace(parameters, n=1, seed=parameters.seed_of(index))
         told = model.id, model.revision, model.device, model.dtype
         return cls(*told, bucket, alone, tuple(embeddings))
+
+    def told(self, provenance: Provenance) -> Self | None:
+        """What of it is written into a file."""
+        match provenance:
+            case Provenance.FULL:
+                return self
+            case Provenance.MINIMAL:
+                return replace(self, embeddings=())
+            case Provenance.OFF:
+                return None
+
+    def condition(self) -> Condition:
+        """What the picture was made from.
+
+        Raises :class:`NotRepeatable` where that is left out.
+        """
+        number = len(self.parameters.weight)
+        if len(self.embeddings) < number:
+            raise NotRepeatable(
+                "what the picture was made from is not in the file: it was written with "
+                "VARIATIONS_PROVENANCE=minimal, and takes full to be repeated"
+            )
+        pictures, negative = self.embeddings[:number], self.embeddings[number:]
+        return Condition.of(self.parameters, pictures, *negative)
 
     def to_json(self) -> str:
         """All but the embeddings, as it is written into files: ASCII, on one line."""

@@ -17,9 +17,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._validators import validate_repo_id
 
 from app.errors import CheckpointError, CheckpointUnavailable
+from app.parameters import ModelConfig
 from app.pipeline.download import Downloads, Told, watched
 from app.pipeline.files import CHECKER, PARTS, find_damage, unreadable
-from app.pipeline.known import DEMO, DEMO_FOLDER
+from app.pipeline.known import DEMO, DEMO_FOLDER, known_revision
 
 Report = Callable[[str, float | None], None]
 """Told what is being done, and how far it is (0–1) where that is known."""
@@ -61,6 +62,16 @@ def find_checkpoint(
         )
     parts = [part for part in PARTS if safety_checker or part != CHECKER]
     return _fetch(model, revision or constants.DEFAULT_REVISION, report, parts)
+
+
+def identity(config: ModelConfig) -> tuple[str, str | None]:
+    """The id and revision by which others know the checkpoint that is to be loaded.
+
+    Of a folder its name alone: answers tell nobody how this machine is laid out.
+    """
+    if is_local(config.model):
+        return _local(config.model).resolve().name, None
+    return config.model, config.revision or known_revision(config.model)
 
 
 def is_local(model: str) -> bool:

@@ -27,8 +27,8 @@ from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser
 from app.pipeline.devices import choose_device, choose_dtypes, fetched, sent
 from app.pipeline.folding import fold
-from app.pipeline.hub import Report, find_checkpoint, is_local
-from app.pipeline.known import known, known_revision
+from app.pipeline.hub import Report, find_checkpoint, identity
+from app.pipeline.known import known
 from app.pipeline.previews import Previewer, Previews
 from app.pipeline.safety import Decoded, Safety
 from app.pipeline.samples import Row, Sample, Step, step
@@ -88,7 +88,7 @@ class Pipeline:
         report = progress or (lambda stage, fraction: None)
         device = choose_device(config.device)
         index = TrainingIndex.of(config, device)
-        revision = config.revision or known_revision(config.model)
+        name, revision = identity(config)
         folder = find_checkpoint(
             config.model, revision, report, safety_checker=config.safety_checker
         )
@@ -97,11 +97,9 @@ class Pipeline:
         report("loading", None)
         parts = load_parts(folder, dtypes, config.safety_checker)
         solvers = Solvers(parts.scheduler_config, defaults.num_inference_steps, defaults.scheduler)
-        local = is_local(config.model)
         info = ModelInfo(
-            # A folder by its name alone: answers tell nobody how this machine is laid out.
-            id=folder.resolve().name if local else config.model,
-            revision=None if local else revision,
+            id=name,
+            revision=revision,
             guidance_scale=defaults.guidance_scale,
             num_inference_steps=defaults.num_inference_steps,
             scheduler=solvers.default,
