@@ -178,7 +178,8 @@ def test_the_device_the_model_and_the_version_are_seen() -> None:
         'variations_device_memory_bytes{kind="total"} 4.0',
         "variations_device_busy_ratio NaN",
         "variations_row_cap 16.0",
-        'variations_tuning_info{row_cap_reason="throughput",threads="2",unet="eager"} 1.0',
+        'variations_tuning_info{attention="",row_cap_reason="throughput",threads="2",'
+        'unet="eager"} 1.0',
         'variations_model_info{device="cpu",dtype="float32",id="demo",revision="",'
         'safety_checker="on"} 1.0',
         f'variations_build_info{{python="{python_version()}",version="{__version__}"}} 1.0',

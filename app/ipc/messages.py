@@ -80,13 +80,15 @@ class Measured:
     """The steps of this model on this machine, for the default size.
 
     ``step_seconds`` are those of one step by its rows, for some numbers of rows. From them comes
-    the ``row_cap``, for the reason that is told; ``threads`` are torch's.
+    the ``row_cap``, for the reason that is told; ``threads`` are torch's, ``attention`` the kernels
+    of self-attention, in words.
     """
 
     step_seconds: dict[int, float]
     row_cap: int
     cap_reason: CapReason = CapReason.SET
     threads: int = 1
+    attention: str = ""
 
 
 @dataclass(frozen=True, slots=True)

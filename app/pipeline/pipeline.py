@@ -1,7 +1,7 @@
 """The pipeline: a picture in, variations of it out, in steps that others can share."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Self
 
@@ -21,6 +21,7 @@ from app.parameters import (
     Size,
 )
 from app.pictures.fit import Preprocessing
+from app.pipeline.attention import Shape
 from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.conditions import rows_of
 from app.pipeline.decoding import decode
@@ -141,6 +142,11 @@ class Pipeline:
     def prepare(self, buckets: Iterable[int], *, tune: bool) -> None:
         """Get a GPU ready for steps of so many rows: :meth:`.served.ServedUNet.prepare`."""
         self._unet.prepare(buckets, tune=tune)
+
+    @property
+    def attention(self) -> Mapping[Shape, str]:
+        """Kernels that were measured to be the fastest, by shape; nothing on a CPU."""
+        return self._unet.attention
 
     def compiled(self) -> Denoiser:
         """The UNet call compiled, where the configuration asks for it; meanwhile others may step.

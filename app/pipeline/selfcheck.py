@@ -47,20 +47,21 @@ def deviations(
         served = denoiser(sent(latents, device), times, conditions)
         times = _in_float32(fold_time)(timesteps)
         exact = eager(_in_float32(unet))(latents, times, conditions.float().cpu())
-        yield "unet", _deviation(served, exact)
+        yield "unet", deviation(served, exact)
     if not _is_exact(vae, device):
         scaled = latents[:1] / vae.config.scaling_factor
         on_device = sent(scaled.to(vae.dtype), device).contiguous(memory_format=torch.channels_last)
         [served] = vae.decode(on_device, return_dict=False)
         [exact] = _in_float32(vae).decode(scaled, return_dict=False)
-        yield "vae", _deviation(served, exact)
+        yield "vae", deviation(served, exact)
 
 
 def _is_exact(module: Any, device: torch.device) -> bool:
     return bool(device.type == "cpu" and module.dtype == torch.float32)
 
 
-def _deviation(served: Tensor, exact: Tensor) -> float:
+def deviation(served: Tensor, exact: Tensor) -> float:
+    """The norm of the difference over the norm of what is exact, which is on the CPU."""
     off = fetched(served).double() - exact.double()
     return float(off.norm() / exact.double().norm().clamp(min=1e-30))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.pipeline import attention
 from app.pipeline.compiled import compiled, sharing
 from app.pipeline.denoiser import Denoiser, eager
 from app.pipeline.devices import ran_out_of_memory
@@ -37,6 +38,8 @@ class ServedUNet:
         self._row = self._zero_time(zero.device), zero
         self._device = zero.device
         self._shapes = shapes
+        self.attention: dict[attention.Shape, str] = {}
+        """The kernels of self-attention that were measured to be fastest here."""
         self._buckets: tuple[int, ...] = ()
         self._tune = False
 
@@ -75,9 +78,11 @@ class ServedUNet:
 
         What memory does not hold, the largest first, is left to be run as it comes. ``tune`` has
         cuDNN choose algorithms by trying them: faster, but another start may choose others, whose
-        last bits differ. A CPU needs no such thing.
+        last bits differ; so with the kernels of self-attention. A CPU needs no such thing.
         """
         self._buckets, self._tune = tuple(buckets), tune
+        if self._device.type == "cuda" and tune and not self.attention:
+            self._choose_attention(max(self._buckets))
         if self._device.type == "cpu" and not isinstance(self.denoiser, Graphs):
             return
         began = perf_counter()
@@ -93,19 +98,33 @@ class ServedUNet:
         seconds = perf_counter() - began
         logger.info("Prepared for steps of %d shapes in %.1f s", len(shapes), seconds)
 
+    def _choose_attention(self, rows: int) -> None:
+        with attention.shapes_seen(self._unet) as seen:
+            for shape in self._shapes:
+                self.denoiser(*self._inputs((1, *shape)))
+        dtype = self._unet.dtype
+        for each in sorted(seen, reverse=True):
+            self.attention[each] = attention.fastest(each, rows, dtype, self._device)
+        for unet in (self._unet, self._compilable):
+            if unet is not None:
+                attention.use(unet, self.attention)
+
     def _prepare(self, shape: tuple[int, ...]) -> bool:
         """Record a step, or run it once where none are recorded; false where memory ran out."""
         try:
-            latents = torch.zeros(shape, device=self._device)
-            times, conditions = (torch.stack([each] * shape[0]) for each in self._row)
             if isinstance(self.denoiser, Graphs):
-                return self.denoiser.record(latents, times, conditions)
-            self.denoiser(latents, times, conditions)
+                return self.denoiser.record(*self._inputs(shape))
+            self.denoiser(*self._inputs(shape))
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
             return False
         return True
+
+    def _inputs(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        latents = torch.zeros(shape, device=self._device)
+        times, conditions = (torch.stack([each] * shape[0]) for each in self._row)
+        return latents, times, conditions
 
     def free_memory(self) -> None:
         """Give back to the device what the allocator keeps for later, to be tried anew."""

@@ -18,6 +18,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.pipeline.attention import SelfAttention
+
 logger = logging.getLogger(__name__)
 
 
@@ -197,12 +199,9 @@ class _SelfAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        self.heads = attention.heads
+        self.attend = SelfAttention(attention.heads)
         self.qkv = _joined([attention.to_q, attention.to_k, attention.to_v])
         self.out = attention.to_out[0]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
-        queries, keys, values = (each.transpose(1, 2) for each in qkv.unbind(2))
-        attended = functional.scaled_dot_product_attention(queries, keys, values)
-        return cast(Tensor, self.out(attended.transpose(1, 2).flatten(2)))
+        return cast(Tensor, self.out(self.attend(self.qkv(tokens))))

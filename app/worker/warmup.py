@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -58,6 +59,7 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
         # Same seed, same bytes: at every start, so nothing may hang on what is measured at one.
         pipeline.prepare(_buckets_of_gpu(start), tune=not start.fixed_bucket)
     measured = start.earlier or _measured(Stopwatch(pipeline, rows), start, on_gpu=on_gpu)
+    measured = replace(measured, attention=_attention(pipeline))
     logger.info(
         "At most %d rows in a step (%s), %d threads; seconds of a step by rows: %s",
         measured.row_cap,
@@ -78,6 +80,13 @@ def _warm_up(pipeline: Pipeline, start: Start) -> Ready:
         at_once=1 if start.fixed_bucket else AT_ONCE,
         beside=on_gpu,
     )
+
+
+def _attention(pipeline: Pipeline) -> str:
+    """The kernels of self-attention in words; they are chosen anew at every start."""
+    chosen = sorted(pipeline.attention.items(), reverse=True)
+    words = [f"{positions} × {channels}: {name}" for (_, positions, channels), name in chosen]
+    return ", ".join(words)
 
 
 def _set_cap(start: Start) -> int | None:
