@@ -37,13 +37,14 @@ class _Begun:
 
     @property
     def steps_left(self) -> int:
-        return self.samples[0].steps_left
+        return max(sample.steps_left for sample in self.samples)
 
 
 class Local:
     """A loaded checkpoint that varies many inputs, as the settings say.
 
-    ``wishes`` are the same for all, the seed too if it is given.
+    ``wishes`` are the same for all, the seed too if it is given. Raises
+    :class:`VariationsError` where the checkpoint cannot be loaded, or cannot serve the wishes.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Local:
     ) -> None:
         from app.pipeline import Pipeline  # noqa: PLC0415
 
-        self._pipeline: Pipeline = Pipeline.load(settings.to_model_config(), outcomes.loading)
-        outcomes.loading("ready", None)
+        self._pipeline = Pipeline.load(settings.to_model_config(), outcomes.loading)
+        outcomes.loading("", None)
         wishes.resolve(self._pipeline.model)  # what is wrong with them is so before all inputs
         self._settings = settings
+        self._signer = settings.signer()
         self._wishes = wishes
         self._output_format = output_format
         self._outcomes = outcomes
@@ -70,7 +72,7 @@ class Local:
         waiting = list(reversed(inputs))
         running: list[_Begun] = []
         while waiting or running:
-            while waiting and self._has_room(running):
+            while waiting and _rows(_line(running)) < self._rows:
                 if begun := self._begin(waiting.pop()):
                     running.append(begun)
             if running:
@@ -78,11 +80,6 @@ class Local:
             for begun in [each for each in running if not each.steps_left]:
                 running.remove(begun)
                 self._finish(begun)
-
-    def _has_room(self, running: Sequence[_Begun]) -> bool:
-        """Whether one more like those that run would fit."""
-        rows = [sum(sample.rows for sample in begun.samples) for begun in running]
-        return not rows or sum(rows) + max(rows) <= self._rows
 
     def _begin(self, each: Input) -> _Begun | None:
         self._outcomes.begun(each)
@@ -103,18 +100,20 @@ class Local:
         return _Begun(each, parameters, embedding, samples)
 
     def _step(self, running: Sequence[_Begun]) -> None:
-        samples = [sample for begun in running for sample in begun.samples]
+        """A step of those first in line whose rows fit."""
+        line = _line(running)
         if self._bucket:
-            fixed.step(self._pipeline, samples, self._bucket)
+            fixed.step(self._pipeline, line, self._bucket)
         else:
-            self._pipeline.step(samples).wait()
+            fitting = [i for i in range(1, len(line) + 1) if _rows(line[:i]) <= self._rows]
+            self._pipeline.step(line[: max(fitting, default=1)]).wait()
         for begun in running:
             calls = begun.parameters.calls
             self._outcomes.stepped(begun.input, calls - begun.steps_left, calls)
 
     def _finish(self, begun: _Begun) -> None:
-        made = []
         parameters, model = begun.parameters, self._pipeline.model
+        made = []
         for index, decoded in enumerate(self._decoded(begun.samples)):
             data = None if decoded.picture is None else self._written(begun, index, decoded.picture)
             seed = parameters.seed_of(index)
@@ -133,3 +132,12 @@ class Local:
         origin = Origin.of(model, begun.parameters, index, [begun.embedding], self._bucket)
         told = origin.told(self._settings.provenance)
         return encode(picture, self._output_format, told, self._signer)
+
+
+def _line(running: Sequence[_Begun]) -> list["Sample"]:
+    """The samples that have steps left, those of the first input first."""
+    return [sample for begun in running for sample in begun.samples if sample.steps_left]
+
+
+def _rows(samples: Sequence["Sample"]) -> int:
+    return sum(sample.rows for sample in samples)

@@ -73,9 +73,9 @@ class Outcomes:
         self._bars.stop()
 
     def loading(self, stage: str, fraction: float | None) -> None:
-        """Tell how far the model is loaded, 0–1 where that is known."""
+        """Tell what is being loaded, and how far (0–1) where that is known."""
         percent = "" if fraction is None else f" {fraction:.0%}"
-        self._bars.update(self._total, words="" if stage == "ready" else f"{stage}{percent}")
+        self._bars.update(self._total, words=f"{stage}{percent}")
 
     def begun(self, each: Input) -> None:
         """Give an input a bar."""

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from app.parameters import MAX_SEED
+from app.pictures.provenance import read_origin
 from app.pipeline import Pipeline, Sample
 from app.pipeline.samples import Step
 from tests.support.checkpoints import configure, make_checkpoint
@@ -48,6 +49,7 @@ def test_generate_writes_a_picture_a_seed_and_says_where(photo: Path, tmp_path: 
     assert sorted(out.iterdir()) == written
     assert all(str(path) in result.output.replace("\n", "") for path in written)
     assert values(written[0]).shape == (64, 64, 3)
+    assert read_origin(written[1]).parameters.seed == 6
 
 
 def test_generate_gives_the_same_picture_for_the_same_seed(photo: Path, tmp_path: Path) -> None:

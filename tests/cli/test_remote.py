@@ -103,18 +103,29 @@ def test_what_is_wrong_with_all_is_said_once(
     assert result.stderr.count("Not authorized") == 1
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """A shell has its background jobs ignore it, and their children with them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_ends_it_cleanly(
     served: Served, engine: FakeEngine, photos: Path, tmp_path: Path
 ) -> None:
     engine.gate.held = True
     command = ["-m", "app", "generate", photos, "--url", served.url, "-o", tmp_path / "out"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True
-    )
-    with process:
-        assert engine.gate.reached.acquire(timeout=60)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+    ) as process:
+        try:
+            assert engine.gate.reached.acquire(timeout=60)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, said
     assert said.splitlines() == ["Interrupted"]
     assert engine.gone.wait(60)
