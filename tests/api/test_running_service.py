@@ -5,7 +5,7 @@ import io
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,6 @@ from tests.support.processes import ServiceProcess, service_process
 from tests.support.scrape import eventually, value
 from tests.support.sdk import SDKS, Sdk
 from tests.support.sockets import RESET_ON_CLOSE, send_request
-
-
-@pytest.fixture(scope="module")
-def running(tiny_checkpoint: Path) -> Iterator[ServiceProcess]:
-    with service_process(
-        model=str(tiny_checkpoint),
-        device="cpu",
-        dtype="float32",
-        max_rows="16",
-        max_queue="16",
-        previews="on",
-    ) as service:
-        service.wait_for("ready:")
-        yield service
-        service.signal(signal.SIGINT)
-        service.assert_clean_end()
 
 
 @pytest.fixture
