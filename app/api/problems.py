@@ -38,6 +38,7 @@ _DESCRIPTIONS = {
     401: "The API key is missing or wrong",
     406: "`Accept` allows none of the answers there are",
     408: "The body took too long to arrive",
+    410: "Cancelled by another call, which named it by its id",
     413: "Too many bytes or pixels, or too costly to decode",
     415: "A format that is not accepted",
     422: "A field is missing, unknown or out of its range, or the picture ended its decoder",

@@ -23,8 +23,7 @@ class Proxies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (prefix := self._prefix(scope)):
             scope = {**scope, "root_path": prefix}
-            inside = scope["path"].startswith(f"{prefix}/")
-            if not inside or self._is_known({**scope, "root_path": ""}):
+            if self._is_taken_out(scope["path"], prefix, scope):
                 scope["path"] = prefix + scope["path"]
                 scope["raw_path"] = prefix.encode() + scope["raw_path"]
         await self._forwarded(scope, receive, send)  # type: ignore[arg-type]
@@ -36,6 +35,12 @@ class Proxies:
             return given
         return self._root_path
 
-    def _is_known(self, scope: Scope) -> bool:
-        """There is such a path without the prefix, which then has been taken out."""
-        return any(route.matches(scope)[0] is not Match.NONE for route in self._router.routes)
+    def _is_taken_out(self, path: str, prefix: str, scope: Scope) -> bool:
+        """The prefix is not in the path, though a path of ours may begin like it."""
+        if not path.startswith(f"{prefix}/"):
+            return True
+        return self._is_known(path, scope) and not self._is_known(path[len(prefix) :], scope)
+
+    def _is_known(self, path: str, scope: Scope) -> bool:
+        plain = {**scope, "root_path": "", "path": path}
+        return any(route.matches(plain)[0] is not Match.NONE for route in self._router.routes)
