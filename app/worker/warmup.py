@@ -12,12 +12,12 @@ from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed
 from app.ipc.messages import Measured, Ready, Start
 from app.parameters import Condition
 from app.pipeline import Pipeline, Row, Sample
-from app.pipeline.devices import ran_out_of_memory
+from app.pipeline.devices import is_of_the_device, ran_out_of_memory
+from app.pipeline.files import may_pass
 from app.pipeline.safety import UNCHECKED
 from app.scheduling.row_cap import SMALLEST_CAP, CapReason, find_row_cap
 from app.worker import threads
 from app.worker.measuring import ROWS_TRIED, Stopwatch
-from app.worker.retry import raise_if_lost
 from app.worker.selfcheck import check, not_finite, remedy
 
 FIXED_BUCKET = 8
@@ -136,7 +136,8 @@ def _explaining(pipeline: Pipeline) -> Iterator[None]:
     except (CheckpointError, DeviceUnavailable):
         raise
     except Exception as error:
-        raise_if_lost(error)
+        if not ran_out_of_memory(error) and (is_of_the_device(error) or may_pass(error)):
+            raise  # another start may mend it
         words = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         if ran_out_of_memory(error):
             raise DeviceUnavailable(

@@ -1,5 +1,6 @@
 """A real worker process, from its start to the end of its pipe."""
 
+import errno
 import json
 import shutil
 import signal
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from app.ipc.messages import (
     Done,
@@ -20,6 +22,8 @@ from app.ipc.messages import (
     StepStats,
 )
 from app.parameters import ModelConfig
+from app.pipeline import Pipeline
+from app.worker import startup
 from app.worker.startup import prepare
 from tests.support import hub
 from tests.support.checkpoints import enlarge, make_checkpoint
@@ -98,6 +102,29 @@ def test_whatever_a_checkpoint_makes_loading_stumble_over_is_told_and_final(
     assert isinstance(failed, LoadFailed)
     assert failed.final
     assert words in failed.message
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), True),
+    ],
+)
+def test_a_warm_up_that_another_start_may_mend_is_not_final(
+    error: Exception, final: bool, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(startup, "_load", lambda *_: pipeline)
+    monkeypatch.setattr(pipeline, "step", failing)
+    failed = prepare(start_message(), unheard)
+    assert isinstance(failed, LoadFailed)
+    assert failed.final is final
+    assert str(error) in failed.message
 
 
 @needs_linux
