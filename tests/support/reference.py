@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.parameters import Fit, Mix, Parameters, Scheduler
+from app.parameters import Condition, Fit, Mix, ModelConfig, Parameters, Scheduler
 from app.pictures import Picture
 from app.pictures.fit import Preprocessing
+from app.pipeline import Pipeline
+from tests.support.pictures import quarters
 
 # The classes and options of the table in the README of diffusers' schedulers; what is not named
 # comes from the checkpoint's config. DDIM's config there lacks `clip_sample`, whose default is on.
@@ -30,6 +32,25 @@ SCHEDULERS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     ),
     Scheduler.UNIPC: (diffusers.UniPCMultistepScheduler, {}),
 }
+
+
+def assert_diffusers_makes_the_same(folder: Path) -> None:
+    """diffusers' own pipeline loads the checkpoint as it is, and makes our picture of a seed."""
+    pipeline = Pipeline.load(ModelConfig(str(folder), device="cpu", dtype="float32"))
+    parameters = pipeline.model.defaults(num_inference_steps=2, seed=1, guidance_scale=3.0)
+    pixels = pipeline.preprocessing(quarters(), parameters.fit)
+    [ours] = pipeline.generate(Condition.guided(pixels, 3.0), parameters)
+    assert ours.picture is not None
+    reference = diffusers.StableDiffusionImageVariationPipeline.from_pretrained(folder)
+    reference.set_progress_bar_config(disable=True)
+    shown = reference(
+        torch.from_numpy(pixels)[None],
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(1),
+        output_type="np",
+    ).images[0]
+    assert abs(shown * 255 - ours.picture).max() < 2
 
 
 class Reference:

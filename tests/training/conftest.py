@@ -27,7 +27,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, drawings: list[Picture]) 
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Threads that wait for one another make parts this small many times slower on a busy box."""
     before = torch.get_num_threads()

@@ -4,15 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import StableDiffusionImageVariationPipeline
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.parameters import Condition, ModelConfig
-from app.pipeline import Pipeline
 from tests.support.checkpoints import configure
-from tests.support.pictures import quarters
+from tests.support.reference import assert_diffusers_makes_the_same
 from tests.support.starts import change_index, make_text_to_image
 
 Made = tuple[Path, Path]
@@ -33,21 +29,7 @@ def test_it_becomes_a_checkpoint_that_the_service_and_diffusers_load(
 
     assert _convert(model, encoder, out) == (0, f"wrote {out}")
 
-    pipeline = Pipeline.load(ModelConfig(str(out), device="cpu", dtype="float32"))
-    parameters = pipeline.model.defaults(num_inference_steps=2, seed=1)
-    pixels = pipeline.preprocessing(quarters(), parameters.fit)
-    [ours] = pipeline.generate(Condition.guided(pixels, 3.0), parameters)
-    assert ours.picture is not None
-    reference = StableDiffusionImageVariationPipeline.from_pretrained(out)
-    reference.set_progress_bar_config(disable=True)
-    shown = reference(
-        torch.from_numpy(pixels)[None],
-        num_inference_steps=2,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(1),
-        output_type="np",
-    ).images[0]
-    assert abs(shown * 255 - ours.picture).max() < 2
+    assert_diffusers_makes_the_same(out)
     assert "not trained yet" in (out / "README.md").read_text()
 
 

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +36,7 @@ def _silent(_name: str, _done: int, _total: int, _loss: float) -> None:
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another make parts this small many times slower on a busy box."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +45,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(work: Path) -> Path:
+def checkpoint(work: Path, one_thread: None) -> Path:
     """The result of two steps of training: the right files, and nonsense in them."""
     folder = work / "demo"
     train_demo(_PLAN, folder, work, 0, _silent)

@@ -9,20 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from diffusers import StableDiffusionImageVariationPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.parameters import Condition, ModelConfig
-from app.pipeline import Pipeline
 from app.training.errors import CannotStart
 from app.training.finetune import Report
 from app.training.job import Job
 from app.training.job import run as job_run
 from app.training.recipe import Precision, Settings, Stage
-from tests.support.pictures import quarters
+from tests.support.reference import assert_diffusers_makes_the_same
 from tests.support.starts import make_text_to_image
 
 _SHORT = Settings(
@@ -67,6 +64,19 @@ def _silent(_step: int, _loss: float) -> None:
     pass
 
 
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory,
+    one_thread: None,
+    tiny_checkpoint: Path,
+    pictures: Path,
+) -> Path:
+    """The folder of a run of :data:`_SHORT` that nothing interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(_job(tiny_checkpoint, pictures, out), _SHORT, _silent)
+    return out
+
+
 def test_the_command_makes_a_checkpoint_that_the_service_and_diffusers_load(
     tmp_path: Path, pictures: Path
 ) -> None:
@@ -79,12 +89,7 @@ def test_the_command_makes_a_checkpoint_that_the_service_and_diffusers_load(
     result = CliRunner().invoke(app, ["train", "variations", *map(str, paths + numbers + looks)])
 
     assert result.exit_code == 0, result.output
-    pipeline = Pipeline.load(ModelConfig(str(out), device="cpu", dtype="float32"))
-    parameters = pipeline.model.defaults(num_inference_steps=2)
-    pixels = pipeline.preprocessing(quarters(), parameters.fit)
-    [ours] = pipeline.generate(Condition.guided(pixels, 3.0), parameters)
-    assert ours.picture is not None
-    StableDiffusionImageVariationPipeline.from_pretrained(out)
+    assert_diffusers_makes_the_same(out)
     card = (out / "README.md").read_text()
     assert "| steps | 2 |" in card
     assert "creativeml-openrail-m" in card
@@ -94,10 +99,12 @@ def test_the_command_makes_a_checkpoint_that_the_service_and_diffusers_load(
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, None], ids=["interrupted", "killed"])
 def test_a_stopped_run_goes_on_to_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, tiny_checkpoint: Path, pictures: Path, stop: signal.Signals | None
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    pictures: Path,
+    whole: Path,
+    stop: signal.Signals | None,
 ) -> None:
-    assert run(_job(tiny_checkpoint, pictures, tmp_path / "whole"), _SHORT, _silent)
-
     def stop_after_two(step: int, _loss: float) -> None:
         if step == 2:
             if stop is None:
@@ -112,20 +119,19 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_uninterrupted_one(
         assert not run(stopped, _SHORT, stop_after_two)
     assert run(_job(tiny_checkpoint, pictures, tmp_path / "parts", resume=True), _SHORT, _silent)
 
-    assert _losses(tmp_path / "parts") == _losses(tmp_path / "whole")
-    whole, parts = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert _losses(tmp_path / "parts") == _losses(whole)
+    expected, found = _weights(whole), _weights(tmp_path / "parts")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_accumulated_batches_are_one_larger_batch(
-    tmp_path: Path, tiny_checkpoint: Path, pictures: Path
+    tmp_path: Path, tiny_checkpoint: Path, pictures: Path, whole: Path
 ) -> None:
     halves = replace(_SHORT, batch_size=1, accumulation=2)
 
-    assert run(_job(tiny_checkpoint, pictures, tmp_path / "one"), _SHORT, _silent)
-    assert run(_job(tiny_checkpoint, pictures, tmp_path / "two"), halves, _silent)
+    assert run(_job(tiny_checkpoint, pictures, tmp_path / "out"), halves, _silent)
 
-    assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), rel=1e-4)
+    assert _losses(tmp_path / "out") == pytest.approx(_losses(whole), rel=1e-4)
 
 
 def test_pictures_that_cannot_be_read_are_counted_and_change_no_weights(
@@ -203,19 +209,20 @@ def test_the_first_stage_of_version_2_trains_cross_attention_alone(
     tmp_path: Path, tiny_checkpoint: Path, pictures: Path
 ) -> None:
     stages = (Stage(0.5, 1e-3, 1, only_cross_attention=True), Stage(0.5, 1e-3, 1))
-    first = replace(_SHORT, steps=2, stages=(stages[0],), ema_decay=None)
-    both = replace(_SHORT, stages=stages, ema_decay=None)
-    before = _weights(tiny_checkpoint)
+    settings = replace(_SHORT, steps=2, stages=stages, ema_decay=None)
+    before, out = _weights(tiny_checkpoint), tmp_path / "out"
+    after_first: dict[str, Tensor] = {}
 
-    for name, settings in (("first", first), ("both", both)):
-        assert run(_job(tiny_checkpoint, pictures, tmp_path / name), settings, _silent)
+    def look_at_the_first_stage(step: int, _loss: float) -> None:
+        if step == 2:  # whose state is not written yet
+            after_first.update(load_file(out / "training" / "state-00000001" / "model.safetensors"))
 
-    changed = {
-        name: {
-            key for key, value in _weights(tmp_path / name).items() if (value != before[key]).any()
-        }
-        for name in ("first", "both")
-    }
-    assert changed["first"]
-    assert all("attn2" in key for key in changed["first"])
-    assert changed["both"] == set(before)
+    assert run(_job(tiny_checkpoint, pictures, out), settings, look_at_the_first_stage)
+
+    changed = [
+        {key for key, value in weights.items() if (value != before[key]).any()}
+        for weights in (after_first, _weights(out))
+    ]
+    assert changed[0]
+    assert all("attn2" in key for key in changed[0])
+    assert changed[1] == set(before)
