@@ -99,7 +99,9 @@ def _here(inputs: list["Input"], fields: dict[str, Any], outcomes: "Outcomes") -
     from app.wishes import Wishes  # noqa: PLC0415
 
     output_format = fields.pop("output_format")
-    Local(settings_or_exit(), Wishes(**fields), output_format, outcomes).run(inputs)
+    Local(settings_or_exit("VARIATIONS_API_KEY"), Wishes(**fields), output_format, outcomes).run(
+        inputs
+    )
 
 
 def _by_a_service(
