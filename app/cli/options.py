@@ -33,6 +33,12 @@ Guidance = Annotated[
     float | None,
     typer.Option("--guidance", min=0, max=MAX_GUIDANCE_SCALE, help="How closely to follow it."),
 ]
+GuidanceStart = Annotated[
+    float | None, typer.Option(min=0, max=1, help="The part of the steps where it begins.")
+]
+GuidanceEnd = Annotated[
+    float | None, typer.Option(min=0, max=1, help="The part of the steps where it ends.")
+]
 Steps = Annotated[
     int | None, typer.Option(min=1, max=MAX_STEPS, help="More steps, finer pictures.")
 ]

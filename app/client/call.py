@@ -36,7 +36,7 @@ class Call:
     ) -> None:
         self.answer: Variations | None = None
         self.pause = 0.0
-        self.place: str | None = None
+        self.place: httpx2.URL | None = None
         self._request = request
         self._until = time.monotonic() + seconds
         self._on_progress = on_progress
@@ -61,7 +61,9 @@ class Call:
 
     def is_stream(self, response: httpx2.Response) -> bool:
         """Whether the response is a stream of events, and no error to be read whole."""
-        self.place = response.headers.get("content-location", self.place)
+        if place := response.headers.get("content-location"):
+            url = self._request.url  # the name alone counts: a proxy may show other paths
+            self.place = url.copy_with(path=f"{url.path}/{place.rpartition('/')[2]}")
         if response.is_success and not response.headers.get("content-type", "").startswith(_EVENTS):
             raise self._unreachable("what answers is not this service")
         return response.is_success

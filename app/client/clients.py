@@ -49,7 +49,8 @@ class Client:
         on_progress: OnProgress | None = None,
         **fields: Unpack[Fields],
     ) -> Variations:
-        """The variations of a picture; ``on_progress`` is called with all that happens before.
+        """The variations of a picture, or of several mixed; ``on_progress`` is called with all that
+        happens before.
 
         A service that is busy is asked again when it says so, and a connection that breaks is made
         again, within the timeout. Whatever ends this early cancels the request. Raises

@@ -26,6 +26,8 @@ class Fields(TypedDict, total=False):
     n: int | None
     seed: int | None
     guidance_scale: float | None
+    guidance_start: float | None
+    guidance_end: float | None
     num_inference_steps: int | None
     scheduler: str | None
     width: int | None
@@ -33,6 +35,9 @@ class Fields(TypedDict, total=False):
     fit: str | None
     output_format: str | None
     previews: bool | None
+    weight: Sequence[float] | None
+    mix: str | None
+    negative_image: Picture | None
 
 
 def build(
@@ -43,11 +48,16 @@ def build(
     Raises :class:`OSError` for a file that cannot be read.
     """
     images = [pictures] if isinstance(pictures, _ONE) else pictures
+    files = [("image", _file(image)) for image in images]
+    given = {name: value for name, value in fields.items() if value is not None}
+    if negative := fields.get("negative_image"):
+        del given["negative_image"]
+        files.append(("negative_image", _file(negative)))
     request = http.build_request(
         "POST",
         "variations",
-        files=[("image", _file(image)) for image in images],
-        data={name: value for name, value in fields.items() if value is not None},
+        files=files,
+        data=given,
         headers={"accept": "text/event-stream", "idempotency-key": str(uuid.uuid4())},
     )
     request.read()

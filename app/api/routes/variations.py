@@ -30,7 +30,7 @@ from app.api.renderers.answer import answer, render_json
 from app.api.renderers.events import EventStream, Plainly
 from app.api.renderers.files import render_picture, render_zip
 from app.api.renderers.progress import progress
-from app.api.routes.stored import accepted, last_event
+from app.api.routes.stored import accepted, last_event, location
 from app.api.schemas import StoredRequest, VariationsForm, VariationsResponse
 from app.api.state import service_of
 from app.api.stored.accept import is_keyed, store
@@ -72,6 +72,11 @@ _ANSWERS: dict[str, Any] = {
             "description": "Of a picture by itself that is a near-copy of a training picture: the "
             "score, with the threshold and, if names are told, which one.",
             "schema": {"type": "string", "examples": ['0.931;threshold=0.900;of="00012/034"']},
+        },
+        "Content-Location": {
+            "description": "Of a stream of events with an `Idempotency-Key`: where the request is "
+            "found, and cancelled.",
+            "schema": {"type": "string"},
         },
         "Server-Timing": {
             "description": "Of a picture by itself: milliseconds by stage.",
@@ -152,7 +157,10 @@ async def _stored(request: Request, job: Job, media_type: str, *, wants_async: b
         return await accepted(request, job)
     if media_type == EVENTS:
         told = job.told(last_event(request))
-        return EventStream(request, told, Plainly(), admission=request.state.admission)
+        stream = EventStream(request, told, Plainly(), admission=request.state.admission)
+        # With a key a caller that leaves does not cancel: this is where it can.
+        stream.headers["content-location"] = location(request, job)
+        return stream
     return await rendered(await unless_gone(request, job.answer()), media_type)
 
 
