@@ -77,7 +77,7 @@ def test_steps_go_on_eagerly_and_then_on_what_was_compiled(
     compiler.may_end.set()
     harness.inbox.put(harness.inbox.get(timeout=60.0))  # it has come
     harness.turn_until(lambda: "across" in harness.answers)
-    checked = 2
+    checked = 3
     assert compiler.calls == checked + 2
     assert harness.said_of(UNetRuns) == [UNetRuns("compiling"), UNetRuns("compiled")]
     assert_same(harness.pictures("across"), expected)
