@@ -7,6 +7,8 @@ import pytest
 from tests.support.processes import ServiceProcess
 from tests.support.reader import ROOT, Reader, Snippet, snippets
 
+pytestmark = pytest.mark.timeout(400)  # each loads libraries anew, on a busy machine slowly
+
 PAGES = ("README.md", "docs/api.md", "docs/client.md", "examples/README.md")
 
 NOT_HERE = {
