@@ -85,6 +85,18 @@ def test_png_tells_people_in_its_text_too(tmp_path: Path) -> None:
     assert '"seed":9' in ORIGIN.to_json()
 
 
+def test_several_pictures_and_a_negative_one_are_looked_at_again(tmp_path: Path) -> None:
+    mixed = replace(SHORT_REQUEST, weight=(0.25, 0.75), negative_image=True)
+    seen = EMBEDDING, 2 * EMBEDDING, 3 * EMBEDDING
+    read = read_origin(written(tmp_path, origin=Origin.of(MODEL, mixed, 0, seen)))
+    assert read.parameters == mixed
+    looks, against = read.condition().rows
+    assert [weight for _, weight in looks.pictures] == [0.25, 0.75]
+    told = [picture for row in (looks, against) for picture, _ in row.pictures]
+    for picture, expected in zip(told, seen, strict=True):
+        np.testing.assert_array_equal(picture, expected)
+
+
 def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
     odd = replace(ORIGIN, model='a<b> "é"\x01\udcff')
     assert described(written(tmp_path, origin=odd))["AISystemUsed"] == 'a<b> "é"??'
