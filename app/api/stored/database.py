@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -47,6 +48,7 @@ _COLUMNS = (
     "id, owner, idempotency_key, fingerprint, output_format, model, webhook, created, runs, "
     "expires, last, summary, error"
 )
+_UNEXPIRED = "(expires IS NULL OR expires > ?)"
 _USAGE = "SELECT count(*), count(expires), coalesce(sum(bytes), 0) FROM requests"
 _REMOVE_ONE = """
 DELETE FROM requests WHERE id = (
@@ -204,11 +206,18 @@ class Database:
         """The owner's request with this idempotency key, if there is one."""
         return await self._one("owner = ? AND idempotency_key = ?", owner, idempotency_key)
 
-    async def pictures(self, request_id: str) -> list[StoredPicture]:
-        """The pictures of a result in their order."""
-        words = "SELECT number, variation, file FROM pictures WHERE id = ? ORDER BY place"
-        rows = await self._run(lambda: self._db.execute(words, [request_id]).fetchall())
-        return [StoredPicture(*one) for one in rows]
+    async def whole(self, request_id: str) -> tuple[Row, list[StoredPicture]] | None:
+        """A request, if there is one, and the pictures of its result in their order."""
+        words = f"SELECT {_COLUMNS} FROM requests WHERE id = ? AND {_UNEXPIRED}"  # noqa: S608
+        parts = "SELECT number, variation, file FROM pictures WHERE id = ? ORDER BY place"
+
+        def read() -> tuple[Row, list[StoredPicture]] | None:  # both before anything is removed
+            if (found := self._db.execute(words, (request_id, self._clock())).fetchone()) is None:
+                return None
+            rows = self._db.execute(parts, (request_id,)).fetchall()
+            return Row(*found), [StoredPicture(*one) for one in rows]
+
+        return await self._run(read)
 
     async def unfinished(self) -> list[tuple[Row, bytes]]:
         """The requests that have not ended, in the order of their acceptance, and what was packed.
@@ -228,9 +237,7 @@ class Database:
         return await self._rows("webhook IS NOT NULL AND expires IS NOT NULL")
 
     async def _one(self, condition: str, *values: str) -> Row | None:
-        rows = await self._rows(
-            f"{condition} AND (expires IS NULL OR expires > ?)", *values, self._clock()
-        )
+        rows = await self._rows(f"{condition} AND {_UNEXPIRED}", *values, self._clock())
         return rows[0] if rows else None
 
     async def _rows(self, condition: str, *values: str | float) -> list[Row]:
@@ -260,7 +267,11 @@ class Database:
         return self._connection
 
     def _open(self) -> None:
-        where = ":memory:" if self._path is None else os.fspath(self._path)
+        where = ":memory:"
+        if self._path is not None:
+            where = os.fspath(self._path)
+            with suppress(OSError):  # which SQLite tells better
+                self._path.touch(mode=0o600)  # others on this machine shall not read pictures
         db = sqlite3.connect(where, isolation_level=None)
         try:
             # Nobody else may run the same requests; and no shared memory, which not every file

@@ -15,7 +15,7 @@ from app.api.stored.database import Row, StoredPicture
 from app.api.stored.log import Log
 from app.api.submission import Submission
 from app.engine.generation import Status
-from app.errors import BadInput, Refused, VariationsError
+from app.errors import BadInput, GenerationFailed, Refused, VariationsError
 from app.parameters import Parameters
 
 NUMBERS_OF_A_RUN = 1_000_000
@@ -68,6 +68,8 @@ class Job:
 
     async def answer(self) -> schemas.VariationsResponse:
         """Its answer, once it is done; raises its error."""
+        if self.log.error:  # also of one that waits for another process
+            raise self.log.error
         self.waiters += 1
         try:
             return await asyncio.shield(self._answer)
@@ -109,11 +111,21 @@ class Job:
 
 def ended(row: Row, pictures: Sequence[StoredPicture]) -> Job:
     """A job that ended earlier, as the database has it."""
-    if row.error is not None:
-        job = Job(row)
-        job.log.last = row.last or 0
-        job.fail(error_of(row.error))
-        return job
+    try:
+        return _done(row, pictures) if row.error is None else _failed(row, error_of(row.error))
+    except ValueError:  # those of pydantic too
+        words = "Another version of the service made it, and this one cannot read it: post it again"
+        return _failed(row, GenerationFailed(words))
+
+
+def _failed(row: Row, error: VariationsError) -> Job:
+    job = Job(row)
+    job.log.last = row.last or 0
+    job.fail(error)
+    return job
+
+
+def _done(row: Row, pictures: Sequence[StoredPicture]) -> Job:
     summary = schemas.Summary.model_validate_json(row.summary or "")
     job = Job(row, summary.parameters)
     for one in sorted(pictures, key=lambda each: each.number):
@@ -150,6 +162,9 @@ def words_of(error: VariationsError) -> str:
 def error_of(words: str) -> VariationsError:
     """The error that these words tell."""
     told = json.loads(words)
-    kind = getattr(errors, told.pop("kind"))
-    error: VariationsError = kind(told.pop("message"), **told)
+    kind, message = told.pop("kind"), told.pop("message")
+    try:
+        error: VariationsError = getattr(errors, kind)(message, **told)
+    except (AttributeError, TypeError):  # it is of another version
+        return GenerationFailed(message)
     return error

@@ -42,6 +42,7 @@ LOOK_SECONDS = 0.1
 EXPIRE_SECONDS = 60.0
 
 _UNAVAILABLE = 503
+_FORGOTTEN = "What this Idempotency-Key stood for has just been forgotten; ask again"
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class StoredRequests:
             await self._load(row, packed) for row, packed in await self._database.unfinished()
         ]
         for row in await self._database.untold():
-            self._tell_webhook(await self._job_of(row))
+            if job := await self._job_of(row.id):
+                self._tell_webhook(job)
         self._tasks = [
             asyncio.create_task(self._resume(waiting)),
             asyncio.create_task(self._expire()),
@@ -162,7 +164,9 @@ class StoredRequests:
             )
         self._service.limiter.give_back(admission.request_id)  # the first one has a place
         self._metrics.repeated("joined" if row.id in self._jobs else "answered")
-        return await self._job_of(row)
+        if (job := await self._job_of(row.id)) is None:
+            raise NotReady(_FORGOTTEN, retry_after=1.0)
+        return job
 
     async def _with_key(self, admission: Admission) -> Row | None:
         """The request that has this one's key; of one that failed for the time being the key is
@@ -182,8 +186,7 @@ class StoredRequests:
 
     async def _begin(self, admission: Admission, wish: Wish, submitting: Submitting) -> Job:
         if admission.is_repeat:  # and so has no place
-            message = "What this Idempotency-Key stood for has just been forgotten; ask again"
-            raise NotReady(message, retry_after=1.0)
+            raise NotReady(_FORGOTTEN, retry_after=1.0)
         submission = await submitting()
         model = submission.admission.model
         row = Row(
@@ -208,7 +211,7 @@ class StoredRequests:
             generation = submission.generation
             packed = await asyncio.to_thread(pack, submission.parameters, generation.condition)
             await self._database.add(job.row, packed)
-        except (sqlite3.Error, TypeError) as error:
+        except Exception as error:
             logger.exception("request %s cannot be stored", job.row.id)
             refusal = NotReady("The request cannot be stored now", retry_after=RETRY_UNKNOWN)
             refusal.__cause__ = error
@@ -263,11 +266,11 @@ class StoredRequests:
         self._service.limiter.give_back(job.row.id)
         try:
             await writing
+            job.row = await self._database.by_id(job.row.id) or job.row
         except sqlite3.Error:
             logger.exception("the end of request %s cannot be stored", job.row.id)
         else:
-            del self._jobs[job.row.id]
-            job.row = await self._database.by_id(job.row.id) or job.row
+            self._jobs.pop(job.row.id, None)
 
     def _leave(self, job: Job, error: VariationsError) -> None:
         """Go on with a job no more in this process, and tell ``error`` to who still listens."""
@@ -346,11 +349,10 @@ class StoredRequests:
 
     async def find(self, request_id: str, owner: str) -> Job:
         """The owner's request with this id. Raises :class:`NoSuchRequest`."""
-        job = self._jobs.get(request_id)
-        row = job.row if job else await self._database.by_id(request_id)
-        if row is None or row.owner != owner:
+        job = await self._job_of(request_id)
+        if job is None or job.row.owner != owner:
             raise NoSuchRequest("There is no such request: it has expired, or never was")
-        return await self._job_of(row)
+        return job
 
     async def cancel(self, job: Job) -> None:
         """Cancel a job if it has not ended, and forget it."""
@@ -360,12 +362,15 @@ class StoredRequests:
                 await asyncio.gather(job.task, return_exceptions=True)
         await self._database.remove(job.row.id)
 
-    async def _job_of(self, row: Row) -> Job:
-        if job := self._jobs.get(row.id):
+    async def _job_of(self, request_id: str) -> Job | None:
+        """The job with this id, if there is one still."""
+        if job := self._jobs.get(request_id):
             return job
-        current = await self._database.by_id(row.id) or row  # it may have ended just now
-        if current.expires is None:
-            left = Job(current)
+        if (found := await self._database.whole(request_id)) is None:
+            return None
+        row, pictures = found
+        if row.expires is None:
+            left = Job(row)
             left.log.end(NotReady("It waits for the next start", retry_after=RETRY_UNKNOWN))
             return left
-        return ended(current, await self._database.pictures(row.id))
+        return ended(row, pictures)

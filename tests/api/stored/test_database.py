@@ -58,7 +58,7 @@ async def test_a_result_is_there_again_and_no_longer_unfinished(tmp_path: Path) 
         assert await database.unfinished() == []
         row = await database.by_id("a")
         assert row == replace(ROW, expires=1060.0, last=9, summary='{"id":"a"}')
-        assert await database.pictures("a") == PICTURES
+        assert await database.whole("a") == (row, PICTURES)
         assert database.usage == Usage(1, 1, 1014)
         assert await database.untold() == [row]
         await database.sent("a")
@@ -85,7 +85,11 @@ async def test_where_there_is_no_room_the_oldest_result_goes_of_who_has_most() -
             await database.finish(name, 1, "{}", PICTURES)
         left = [name for name in "abcd" if await database.by_id(name)]
         assert left == ["a", "c", "d"]
-        assert await database.pictures("b") == []
+        assert await database.whole("b") is None
+        await database.add(replace(ROW, id="b"), b"")
+        found = await database.whole("b")
+        assert found is not None
+        assert found[1] == []  # its pictures have gone with it
 
 
 async def test_the_newest_result_and_what_has_not_ended_stay_however_large() -> None:
