@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 import re
+import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -67,6 +68,7 @@ def install(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(_on_validation_error)
     app.exception_handler(HTTPException)(_on_http_exception)
     app.exception_handler(ClientDisconnect)(_on_disconnect)
+    app.exception_handler(sqlite3.Error)(_on_store_error)
 
 
 def problem(
@@ -203,6 +205,12 @@ def _temporary_folder() -> str:
 
 async def _on_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
     return Response(status_code=CLIENT_GONE)  # nobody reads it; metrics and log do
+
+
+async def _on_store_error(request: Request, error: sqlite3.Error) -> Response:
+    logger.error("The store failed: %s", error, exc_info=error)
+    words = "The store of requests cannot be read or written now"
+    return counted(request, errors.NotReady(words, retry_after=RETRY_UNKNOWN))
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:

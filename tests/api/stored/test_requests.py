@@ -127,3 +127,29 @@ def test_who_repeats_a_request_that_is_left_to_the_next_start_is_told_at_once(
         assert "next start" in assert_problem(again, 503)["detail"]
         limited = app.state.service.limiter
         assert limited.taken == 0
+
+
+def break_database(service: Service, words: str) -> None:
+    """Have its connection do something."""
+
+    async def work() -> None:
+        await service.stored._database._run(lambda: service.stored._database._db.execute(words))
+
+    asyncio.run(work())
+
+
+def test_a_store_that_fails_is_told_as_such(tmp_path: Path, png: bytes) -> None:
+    app = create_app(Settings(store=tmp_path / "store.db"), FakeEngine(), FakeDecoders())
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        break_database(app.state.service, "ALTER TABLE requests RENAME TO others")
+        for response in (
+            post(client, png, idempotency_key="one"),
+            post(client, png, prefer="respond-async"),
+            client.get("/variations/a"),
+            client.delete("/variations/a"),
+        ):
+            problem = assert_problem(response, 503)
+            assert problem["type"] == "urn:variations:not-ready"
+            assert "store" in problem["detail"] or "stored" in problem["detail"]
+        assert app.state.service.limiter.taken == 0
+        assert post(client, png).status_code == 200
