@@ -68,6 +68,11 @@ def test_an_answer_names_the_request_the_model_and_every_parameter() -> None:
         "seed": 7,
         "width": 64,
         "height": 64,
+        "weight": [1.0],
+        "mix": "embedding",
+        "negative_image": False,
+        "guidance_start": 0.0,
+        "guidance_end": 1.0,
         "fit": "squash",
         "output_format": "png",
     }
