@@ -79,7 +79,8 @@ class Parameters:
     ``width`` and ``height`` are the output's pixels; ``guidance_scale`` at most 1 means no
     guidance, and it is only for the part of the UNet calls from ``guidance_start`` to
     ``guidance_end``. ``weight`` has a positive number for each picture, in sum 1;
-    ``negative_image`` says that there is one beside them.
+    ``negative_image`` says that there is one beside them. With a ``strength``, in (0, 1], the first
+    picture is started from, and only that part of the steps is taken.
     """
 
     n: int
@@ -95,6 +96,7 @@ class Parameters:
     negative_image: bool = False
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    strength: float | None = None
 
     @property
     def size(self) -> Size:
@@ -102,14 +104,31 @@ class Parameters:
         return self.width, self.height
 
     @property
+    def begin(self) -> int | None:
+        """The solver's UNet call that is the first, where a picture is started from.
+
+        As ``StableDiffusionImg2ImgPipeline.get_timesteps`` of diffusers has it.
+        """
+        if self.strength is None:
+            return None
+        steps = self.num_inference_steps
+        order = 2 if self.scheduler in (Scheduler.HEUN, Scheduler.KDPM2) else 1
+        return order * (steps - min(int(steps * self.strength), steps))
+
+    @property
     def images(self) -> int:
         """Pictures that the image encoder is given."""
         return len(self.weight) + self.negative_image
 
     @property
+    def table(self) -> tuple[Scheduler, int, int | None]:
+        """The solver's table: of which, of how many steps, and from which call on."""
+        return self.scheduler, self.num_inference_steps, self.begin
+
+    @property
     def calls(self) -> int:
-        """UNet calls from noise to picture."""
-        return unet_calls(self.scheduler, self.num_inference_steps)
+        """UNet calls from the start to the picture."""
+        return unet_calls(self.scheduler, self.num_inference_steps) - (self.begin or 0)
 
     @property
     def guided(self) -> range:
@@ -164,10 +183,12 @@ class ConditionRow:
 class Condition:
     """All that a request asks the model to look at, and so all that is sent to a worker.
 
-    The UNet's outputs for the rows of a call are summed by their weights into one prediction.
+    The UNet's outputs for the rows of a call are summed by their weights into one prediction. Where
+    there is a ``start``, ``uint8 [H, W, 3]`` of the output's size, samples begin from it.
     """
 
     rows: tuple[ConditionRow, ...]
+    start: NDArray[np.uint8] | None = None
 
     @classmethod
     def guided(cls, picture: EncoderInput | Embedding, guidance_scale: float) -> "Condition":
@@ -181,6 +202,7 @@ class Condition:
         parameters: Parameters,
         pictures: Sequence[EncoderInput | Embedding],
         negative: EncoderInput | Embedding | None = None,
+        start: NDArray[np.uint8] | None = None,
     ) -> "Condition":
         """What a request with these pictures asks for.
 
@@ -193,7 +215,7 @@ class Condition:
             looks = [(((picture, 1.0),), weight) for picture, weight in mixture]
         against = () if negative is None else ((negative, 1.0),)
         scale, guided, calls = parameters.guidance_scale, parameters.guided, parameters.calls
-        return cls(_rows(looks, against, scale, guided, calls))
+        return cls(_rows(looks, against, scale, guided, calls), start)
 
 
 def _rows(

@@ -1,5 +1,6 @@
 """What a caller asks for, and the parameters that it comes to with a checkpoint."""
 
+import math
 import secrets
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,12 +28,13 @@ class Wishes:
     negative_image: bool = False
     guidance_start: float | None = None
     guidance_end: float | None = None
+    strength: float | None = None
 
     def resolve(self, model: ModelInfo) -> Parameters:
         """Every default filled in, and the weights in sum 1.
 
-        Raises :class:`InvalidParameter` for a size or solver not offered, for a seed, and for what
-        goes with guidance where there is none.
+        Raises :class:`InvalidParameter` for a size or solver not offered, for a seed, for a
+        strength that leaves no step, and for what goes with guidance where there is none.
         """
         width, height = self._size(model)
         parameters = model.defaults(
@@ -49,9 +51,21 @@ class Wishes:
             negative_image=self.negative_image,
             guidance_start=_given(self.guidance_start, 0.0),
             guidance_end=_given(self.guidance_end, 1.0),
+            strength=self.strength,
         )
+        self._check_strength(parameters)
         self._check_guidance(parameters)
         return parameters
+
+    def _check_strength(self, parameters: Parameters) -> None:
+        steps, strength = parameters.num_inference_steps, parameters.strength
+        if strength is not None and int(steps * strength) < 1:
+            least = math.ceil(1000 / steps) / 1000
+            raise InvalidParameter(
+                f"Of {steps} steps a strength of {strength:g} leaves none: it must be at least "
+                f"{least:g}, or num_inference_steps greater",
+                field="strength",
+            )
 
     def _check_guidance(self, parameters: Parameters) -> None:
         start, end = parameters.guidance_start, parameters.guidance_end

@@ -128,6 +128,24 @@ def test_guidance_is_for_the_calls_between_its_ends() -> None:
     assert replace(parameters, guidance_scale=1.0).phases == ((10, 1),)
 
 
+def test_from_a_picture_only_part_of_the_steps_is_taken() -> None:
+    wanted = MODEL.defaults(num_inference_steps=10, strength=0.45)
+    assert (wanted.begin, wanted.calls) == (6, 4)
+    assert replace(wanted, scheduler=Scheduler.PNDM).calls == 5
+    heun = replace(wanted, scheduler=Scheduler.HEUN)
+    assert (heun.begin, heun.calls) == (12, 7)
+    assert replace(heun, strength=1.0).begin == 0
+    assert replace(heun, strength=None).begin is None
+    assert replace(heun, guidance_end=0.5).phases == ((4, 2), (3, 1))
+
+
+def test_a_strength_that_leaves_no_step_is_refused_with_one_that_does() -> None:
+    with pytest.raises(InvalidParameter, match=r"at least 0\.334") as refusal:
+        Wishes(num_inference_steps=3, strength=0.33).resolve(MODEL)
+    assert refusal.value.field == "strength"
+    assert Wishes(num_inference_steps=3, strength=0.334).resolve(MODEL).calls == 1
+
+
 def test_a_negative_picture_stands_in_the_place_of_nothing() -> None:
     picture, negative = encoder_input(1), encoder_input(2)
     parameters = MODEL.defaults(negative_image=True)

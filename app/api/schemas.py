@@ -95,6 +95,9 @@ class GenerationForm(WireModel):
     guidance_end: float | None = Field(default=None, ge=0, le=1, examples=[0.8])
     """The part of the steps up to which there is guidance; without it they are faster. Default:
     1."""
+    strength: float | None = Field(default=None, ge=1 / MAX_STEPS, le=1, examples=[0.8])
+    """Start from the (first) picture itself, with so much of the noise: smaller is nearer to it,
+    and takes fewer steps. Default: start from noise alone."""
     num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[25])
     """More steps, finer pictures. Default: the checkpoint's."""
     scheduler: Annotated[Scheduler | None, AnyCase] = Field(default=None, examples=["dpmsolver++"])

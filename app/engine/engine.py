@@ -253,7 +253,8 @@ class Engine:
 
     def _encoded(self, message: Encoded) -> None:
         self._mirror.encoded(message)
-        self._metrics.stalled("encode", self._mirror.stalled(message.seconds))
+        seconds = message.seconds + message.latents_seconds
+        self._metrics.stalled("encode", self._mirror.stalled(seconds))
         if generation := self._mirror.submitted(message.request_id):
             generation.encoded(message.embeddings)
 

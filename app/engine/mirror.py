@@ -124,6 +124,9 @@ class Mirror:
         if generation is not None:
             each = message.seconds / generation.parameters.images
             self._learn(lambda: self.costs.learn_encode(each))
+            if generation.parameters.strength is not None:
+                size, seconds = generation.parameters.size, message.latents_seconds
+                self._learn(lambda: self.costs.learn_latents(size, seconds))
             self._encoded.add(message.request_id)
             for ticket in _tickets(generation):
                 self._line.add(ticket)

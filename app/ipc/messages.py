@@ -127,13 +127,15 @@ class LoadFailed:
 class Encoded:
     """The request's condition was encoded, and its samples have joined the line.
 
-    ``seconds`` are its share, by its pictures, of what was encoded together. ``embeddings`` are
-    those of its condition's distinct pictures, as the rows first name them: in the place of these
-    they make the same variations.
+    ``seconds`` are its share, by its pictures, of those that were encoded to embeddings together,
+    ``latents_seconds`` those of the picture that it starts from. ``embeddings`` are those of its
+    condition's distinct pictures, as the rows first name them: in the place of these they make the
+    same variations.
     """
 
     request_id: str
     seconds: float
+    latents_seconds: float
     embeddings: tuple[Embedding, ...]
 
 

@@ -1,4 +1,4 @@
-"""A decoder process: uploads in through standard input, the encoder's input out again.
+"""A decoder process: uploads in through standard input, what the model takes of them out again.
 
 :mod:`app.pictures.sandbox` starts it from a clean environment and sends one job after the other: a
 JSON object and the upload's bytes, each behind its length. The answer is plain bytes, behind its
@@ -20,7 +20,7 @@ from PIL import Image
 from app.errors import BadInput
 from app.parameters import Fit
 from app.pictures.decode import decode
-from app.pictures.fit import Preprocessing
+from app.pictures.fit import Preprocessing, at_size
 
 LENGTHS: Final = struct.Struct(">II")
 """Before a job: the length of the JSON and of the upload."""
@@ -31,7 +31,8 @@ TAKEN: Final = b"+"
 """Written once a job has been read: a process that has ended would not."""
 
 FITTED: Final = b"F"
-"""Begins an answer whose rest is the encoder's input, float32 in C order."""
+"""Begins an answer whose rest is the encoder's input, float32 in C order, and where a size was
+asked for the picture in that size, uint8."""
 REFUSED: Final = b"R"
 """Begins an answer whose rest is the error's class, message and field as a JSON list."""
 OUT_OF_MEMORY: Final = b"M"
@@ -80,8 +81,9 @@ def _limit_cpu(seconds: int) -> None:
 def _answer(job: dict[str, Any], data: bytes) -> bytes:
     try:
         picture = decode(data, max_pixels=job["max_pixels"])
-        preprocessing = Preprocessing(**job["preprocessing"])
-        return FITTED + preprocessing(picture, Fit(job["fit"])).tobytes()
+        preprocessing, fit = Preprocessing(**job["preprocessing"]), Fit(job["fit"])
+        answer = FITTED + preprocessing(picture, fit).tobytes()
+        return answer + at_size(picture, job["size"], fit).tobytes() if job["size"] else answer
     except BadInput as error:
         return REFUSED + json.dumps((type(error).__name__, error.message, error.field)).encode()
     except MemoryError:

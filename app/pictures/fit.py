@@ -1,15 +1,17 @@
-"""From an uploaded picture to the image encoder's input, as in the model's training.
+"""From an uploaded picture to the image encoder's input, as in the model's training, and to the
+output's size, where denoising starts from it.
 
 Equal to torch's bicubic ``interpolate`` of a float tensor, not clamped afterwards: to the bit
 without antialias, and with it to rounding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.parameters import EncoderInput, Fit
+from app.parameters import EncoderInput, Fit, Size
 from app.pictures import Picture
 
 Floats = NDArray[np.float32]
@@ -37,36 +39,71 @@ class Preprocessing:
         return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
     def _fitted(self, picture: Picture, fit: Fit) -> Floats:
-        """``float32 [side, side, 3]``, in [0, 1] but for what bicubic overshoots."""
-        match fit:
-            case Fit.SQUASH:
-                return self._resized(picture, self.side, self.side)
-            case Fit.CROP:
-                return self._resized(_centre_crop(picture), self.side, self.side)
-            case Fit.PAD:
-                return self._padded(picture)
-
-    def _padded(self, picture: Picture) -> Floats:
-        """The whole picture in the middle of a white square, of the encoder's size.
-
-        A square as wide as the picture itself would take gigabytes for a long thin one.
-        """
-        sides = picture.shape[:2]
-        height, width = (max(1, round(self.side * side / max(sides))) for side in sides)
-        square = np.ones((self.side, self.side, 3), np.float32)
-        top, left = (self.side - height) // 2, (self.side - width) // 2
-        square[top : top + height, left : left + width] = self._resized(picture, height, width)
-        return square
-
-    def _resized(self, picture: Picture, height: int, width: int) -> Floats:
-        return (_averaged if self.antialias else _sampled)(picture, height, width)
+        resize = _averaged if self.antialias else _sampled
+        return _fitted(picture, (self.side, self.side), fit, resize)
 
 
-def _centre_crop(picture: Picture) -> Picture:
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return picture[top : top + side, left : left + side]
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A picture as the encoder takes it, and, where it is started from, at the output's size."""
+
+    pixels: EncoderInput
+    picture: Picture | None
+
+
+def at_size(picture: Picture, size: Size, fit: Fit) -> Picture:
+    """The picture in the output's size, resized by bicubic with antialias."""
+    levels = _fitted(picture, size, fit, _averaged).clip(0, 1) * 255
+    return levels.round().astype(np.uint8)
+
+
+Resize = Callable[[Picture, int, int], Floats]
+"""A picture to ``float32 [height, width, 3]``."""
+
+
+def _fitted(picture: Picture, size: Size, fit: Fit, resize: Resize) -> Floats:
+    """``float32 [height, width, 3]``, in [0, 1] but for what bicubic overshoots."""
+    width, height = size
+    match fit:
+        case Fit.SQUASH:
+            return resize(picture, height, width)
+        case Fit.CROP:
+            return resize(_centre_crop(picture, size), height, width)
+        case Fit.PAD:
+            return _padded(picture, size, resize)
+
+
+def _padded(picture: Picture, size: Size, resize: Resize) -> Floats:
+    """The whole picture in the middle of white, of that size.
+
+    One as wide as the picture itself would take gigabytes for a long thin one.
+    """
+    width, height = _inside(size, picture)
+    padded = np.ones((size[1], size[0], 3), np.float32)
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    padded[top : top + height, left : left + width] = resize(picture, height, width)
+    return padded
+
+
+def _inside(size: Size, picture: Picture) -> Size:
+    """The largest size within ``size`` of the shape of the picture."""
+    high, wide = picture.shape[:2]
+    width, height = size
+    if wide * height >= high * width:
+        return width, max(1, round(width * high / wide))
+    return max(1, round(height * wide / high)), height
+
+
+def _centre_crop(picture: Picture, size: Size) -> Picture:
+    """The largest part of the shape of ``size``, from the middle."""
+    high, wide = picture.shape[:2]
+    width, height = size
+    if wide * height >= high * width:
+        width, height = max(1, round(high * width / height)), high
+    else:
+        width, height = wide, max(1, round(wide * height / width))
+    top, left = (high - height) // 2, (wide - width) // 2
+    return picture[top : top + height, left : left + width]
 
 
 def _sampled(picture: Picture, height: int, width: int) -> Floats:

@@ -89,8 +89,13 @@ class Origin:
     def condition(self) -> Condition:
         """What the picture was made from.
 
-        Raises :class:`NotRepeatable` where that is left out.
+        Raises :class:`NotRepeatable` where that is left out, or is more than a file can hold.
         """
+        if self.parameters.strength is not None:
+            raise NotRepeatable(
+                "it was made with a strength, and so from the uploaded picture itself, which is "
+                "not in the file: post that picture again"
+            )
         number = len(self.parameters.weight)
         if len(self.embeddings) < number:
             raise NotRepeatable(
@@ -98,7 +103,7 @@ class Origin:
                 "VARIATIONS_PROVENANCE=minimal, and takes full to be repeated"
             )
         pictures, negative = self.embeddings[:number], self.embeddings[number:]
-        return Condition.of(self.parameters, pictures, *negative)
+        return Condition.of(self.parameters, pictures, next(iter(negative), None))
 
     def to_json(self) -> str:
         """All but the embeddings, as it is written into files: ASCII, on one line."""

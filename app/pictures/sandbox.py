@@ -29,10 +29,10 @@ from app.errors import (
     TooCostly,
     TooLarge,
 )
-from app.parameters import EncoderInput, Fit
+from app.parameters import Fit, Size
 from app.pictures.decode import BYTES_PER_PIXEL
 from app.pictures.decoder import FITTED, LENGTH, LENGTHS, OUT_OF_MEMORY, REFUSED, TAKEN
-from app.pictures.fit import Preprocessing
+from app.pictures.fit import Fitted, Preprocessing
 from app.pictures.formats.contents import FIELD
 from app.pictures.turns import Turns
 
@@ -154,8 +154,9 @@ class Decoders:
         fit: Fit,
         preprocessing: Preprocessing,
         caller: str = "",
-    ) -> EncoderInput:
-        """Decode and fit an upload; ``float32 [3, side, side]``.
+        size: Size | None = None,
+    ) -> Fitted:
+        """Decode and fit an upload, and bring it to an output ``size`` as well where one is given.
 
         Callers are served in turn, by their names. ``read`` gives the upload's bytes, and is called
         once there is a process for them: until then a large one can stay where it is. Raises the
@@ -164,11 +165,14 @@ class Decoders:
         started, or is to be. When cancelled, the process is ended.
         """
         async with self._turns.turn(caller):
-            return await self._decode(await read(), fit, preprocessing)
+            return await self._decode(await read(), fit, preprocessing, size)
 
-    async def _decode(self, data: bytes, fit: Fit, preprocessing: Preprocessing) -> EncoderInput:
+    async def _decode(
+        self, data: bytes, fit: Fit, preprocessing: Preprocessing, size: Size | None
+    ) -> Fitted:
         job = {
             "fit": fit,
+            "size": size,
             "preprocessing": asdict(preprocessing),
             "max_pixels": self._limits.max_pixels,
             "cpu_seconds": self._limits.cpu_seconds,
@@ -179,8 +183,9 @@ class Decoders:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await _send(process, data)
-                answer = await _receive(process, most=_REFUSAL_BYTES + 12 * side * side)
-            outcome = self._unpacked(answer, side)
+                most = _REFUSAL_BYTES + 12 * side * side + _picture_bytes(size)
+                answer = await _receive(process, most)
+            outcome = self._unpacked(answer, side, size)
             if not self._stopped:
                 self._idle.append(process)
         except TimeoutError:
@@ -250,15 +255,18 @@ class Decoders:
             cwd="/",
         )
 
-    def _unpacked(self, answer: bytes, side: int) -> EncoderInput | BadInput:
+    def _unpacked(self, answer: bytes, side: int, size: Size | None) -> Fitted | BadInput:
         """The result or the refusal. Raises :class:`ValueError` where it is neither.
 
         A file that took its decoder over can answer what it likes, so nothing is unpickled, and a
         process that answers nonsense is not used again.
         """
         kind, rest = answer[:1], answer[1:]
-        if kind == FITTED and len(rest) == 12 * side * side:
-            return np.frombuffer(rest, np.float32).reshape(3, side, side).copy()
+        pixel_bytes = 12 * side * side
+        if kind == FITTED and len(rest) == pixel_bytes + _picture_bytes(size):
+            pixels = np.frombuffer(rest[:pixel_bytes], np.float32).reshape(3, side, side).copy()
+            picture = np.frombuffer(rest[pixel_bytes:], np.uint8).copy()
+            return Fitted(pixels, picture.reshape(size[1], size[0], 3) if size else None)
         if kind == OUT_OF_MEMORY:
             return self._failure("memory")
         if kind == REFUSED:
@@ -287,6 +295,10 @@ class Decoders:
             "as PNG or JPEG",
             field=FIELD,
         )
+
+
+def _picture_bytes(size: Size | None) -> int:
+    return 3 * size[0] * size[1] if size else 0
 
 
 def _default_processes() -> int:

@@ -16,5 +16,6 @@ from app.pipeline.pipeline import Pipeline
 from app.pipeline.previews import Previews
 from app.pipeline.safety import Decoded
 from app.pipeline.samples import Row, Sample, Step
+from app.pipeline.starting import Posterior
 
-__all__ = ["Decoded", "Pipeline", "Previews", "Row", "Sample", "Step"]
+__all__ = ["Decoded", "Pipeline", "Posterior", "Previews", "Row", "Sample", "Step"]

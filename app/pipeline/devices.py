@@ -3,12 +3,16 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from app.errors import CheckpointError, DeviceUnavailable
+from app.parameters import ModelConfig
+
+if TYPE_CHECKING:
+    from app.pipeline.checkpoint import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -123,3 +127,16 @@ def is_of_the_device(error: Exception) -> bool:
     """True where a GPU, its driver or its libraries failed, and not what they were to do."""
     said = isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _OF_CUDA)
     return said or isinstance(error, torch.AcceleratorError)
+
+
+def place(parts: "Parts", device: torch.device, config: ModelConfig) -> None:
+    """Move the parts of a checkpoint to the device, and have them save what memory is asked for."""
+    for part in (parts.unet, parts.vae):
+        part.to(device, memory_format=torch.channels_last)
+    for part in (parts.image_encoder, parts.safety_checker):
+        if part is not None:
+            part.to(device)
+    if config.attention_slicing != "off":
+        parts.unet.set_attention_slice(config.attention_slicing)
+    if config.vae_slicing:
+        parts.vae.enable_slicing()

@@ -26,7 +26,7 @@ from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.conditions import rows_of
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser
-from app.pipeline.devices import choose_device, choose_dtypes, fetched, sent
+from app.pipeline.devices import choose_device, choose_dtypes, fetched, place, sent
 from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, identity
 from app.pipeline.known import known
@@ -36,6 +36,7 @@ from app.pipeline.samples import Row, Sample, Step, step
 from app.pipeline.selfcheck import deviations
 from app.pipeline.served import ServedUNet
 from app.pipeline.solvers import Solvers
+from app.pipeline.starting import Posterior, posterior, start_latents
 from app.pipeline.training_index import TrainingIndex
 
 TIMES_KEPT = 16
@@ -112,7 +113,7 @@ class Pipeline:
             safety_checker=parts.safety_checker is not None,
             near_duplicate_threshold=index.threshold if index else None,
         )
-        _place(parts, device, config)
+        place(parts, device, config)
         preprocessing = parts.preprocessing(antialias=defaults.antialias)
         pipeline = cls(info, parts, solvers, device, preprocessing, index)
         pipeline._unet.choose(graphs=config.cuda_graphs, compilable=config.compile)
@@ -191,27 +192,39 @@ class Pipeline:
 
         Without it :meth:`start` builds a table that is not there.
         """
-        return self._solvers.build(parameters.scheduler, parameters.num_inference_steps, seconds)
+        return self._solvers.build(*parameters.table, seconds)
+
+    def posterior(self, picture: NDArray[np.uint8]) -> Posterior:
+        """What samples begin from, see :func:`app.pipeline.starting.posterior`."""
+        return posterior(picture, self._parts.vae)
 
     @torch.inference_mode()
-    def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
+    def start(
+        self,
+        rows: Sequence[Row],
+        parameters: Parameters,
+        index: int,
+        begins_from: Posterior | None = None,
+    ) -> Sample:
         """Variation ``index`` of a request before its first step.
 
         Raises :class:`InvalidParameter` where its solver cannot make its number of steps.
         """
-        table = self._solvers.table(parameters.scheduler, parameters.num_inference_steps)
-        if self._device.type == "cuda":
-            for row in rows:  # made on another stream, maybe: its memory must outlast our steps
-                row.condition.record_stream(torch.cuda.current_stream(self._device))
-        noise = self._noise(parameters.seed_of(index), parameters.size)
-        times = self._times(parameters.scheduler, parameters.num_inference_steps)
-        return Sample.from_noise(sent(noise, self._device), parameters.size, rows, table, times)
+        table = self._solvers.table(*parameters.table)
+        if self._device.type == "cuda":  # made on another stream, maybe: must outlast our steps
+            for made in (*(row.condition for row in rows), *(begins_from or ())):
+                made.record_stream(torch.cuda.current_stream(self._device))
+        size, seed = parameters.size, parameters.seed_of(index)
+        latents = start_latents(seed, self._latents(size), table, begins_from, self._device)
+        return Sample.starting(latents, size, rows, table, self._times(*parameters.table))
 
-    def _folded_times(self, scheduler: Scheduler, steps: int) -> tuple[Tensor, ...]:
+    def _folded_times(
+        self, scheduler: Scheduler, steps: int, begin: int | None
+    ) -> tuple[Tensor, ...]:
         """The folded timesteps of a table's UNet calls, made together: no request's company, and no
         other table, changes a bit of them.
         """
-        timesteps = torch.from_numpy(self._solvers.table(scheduler, steps).timesteps)
+        timesteps = torch.from_numpy(self._solvers.table(scheduler, steps, begin).timesteps)
         times: Tensor = self._unet.fold_time(sent(timesteps, self._device))
         return times.unbind()
 
@@ -256,34 +269,18 @@ class Pipeline:
     ) -> list[Decoded]:
         """All of a request's pictures; ``progress`` is told the steps done and those in all."""
         rows = self.condition(condition)
-        samples = [self.start(rows, parameters, index) for index in range(parameters.n)]
+        origin = None if condition.start is None else self.posterior(condition.start)
+        samples = [self.start(rows, parameters, index, origin) for index in range(parameters.n)]
         for done in range(1, samples[0].steps + 1):
             self.step(samples).wait()
             if progress:
                 progress(done, samples[0].steps)
         return self.decode(samples)
 
-    def _noise(self, seed: int, size: Size) -> Tensor:
-        """``float32 [C, h, w]``, drawn on the CPU so that a seed is the same on every device."""
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(1, *self._latents(size), generator=generator)[0]
-
     def _latents(self, size: Size) -> tuple[int, int, int]:
         """The shape ``[C, h, w]`` of the latents of a picture of ``size`` pixels."""
         width, height = (pixels // self._parts.vae_scale for pixels in size)
         return self._parts.unet.config.in_channels, height, width
-
-
-def _place(parts: Parts, device: torch.device, config: ModelConfig) -> None:
-    for part in (parts.unet, parts.vae):
-        part.to(device, memory_format=torch.channels_last)
-    for part in (parts.image_encoder, parts.safety_checker):
-        if part is not None:
-            part.to(device)
-    if config.attention_slicing != "off":
-        parts.unet.set_attention_slice(config.attention_slicing)
-    if config.vae_slicing:
-        parts.vae.enable_slicing()
 
 
 def _offered(parts: Parts, sizes: tuple[Size, ...]) -> tuple[Size, ...]:

@@ -52,17 +52,17 @@ class Sample:
     position: int = 0
 
     @classmethod
-    def from_noise(
+    def starting(
         cls,
-        noise: Tensor,
+        latents: Tensor,
         size: Size,
         rows: Sequence[Row],
         table: SolverTable,
         times: Sequence[Tensor],
     ) -> "Sample":
-        """A sample before its first step, from unit noise ``[C, h, w]``."""
-        history = noise.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *noise.shape)
-        history[0] = noise * table.noise_scale
+        """A sample before its first step, from latents ``[C, h, w]`` as the table begins with."""
+        history = latents.new_zeros(SAMPLE_TERMS + OUTPUT_TERMS - 1, *latents.shape)
+        history[0] = latents
         return cls(size, _by_call(rows, table.calls), table, times, history)
 
     @property
@@ -88,7 +88,7 @@ class Sample:
 
     @property
     def steps(self) -> int:
-        """UNet calls from noise to picture; some solvers need more than they are said to have."""
+        """UNet calls from start to picture; some solvers need more than they are said to have."""
         return self.table.calls
 
     @property

@@ -22,6 +22,7 @@ import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from app.errors import CheckpointError
 from app.parameters import MAX_STEPS, Scheduler, unet_calls
@@ -61,9 +62,10 @@ _LARGEST_DEVIATION = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class SolverTable:
-    """One solver with one number of steps.
+    """One solver with one number of steps, from the first call or from a later one.
 
-    ``noise_scale`` multiplies the initial unit noise. Of ``calls`` UNet calls, call ``i`` happens
+    A sample begins as unit noise times ``noise_scale`` and clean latents times ``picture_scale``,
+    which is 0 where it begins as noise alone. Of ``calls`` UNet calls, call ``i`` happens
     at ``timesteps[i]`` (possibly fractional) on ``input_scales[i] · x``; ``coefficients[i]`` are
     the :data:`SAMPLE_TERMS` weights of ``x[i], x[i−1], …``, then the :data:`OUTPUT_TERMS` of
     ``e[i], e[i−1], …``; ``estimates[i]`` those of ``x[i]`` and ``e[i]`` in the clean sample that
@@ -77,6 +79,7 @@ class SolverTable:
     coefficients: NDArray[np.float32]
     estimates: NDArray[np.float32]
     residual: float
+    picture_scale: float = 0.0
 
     @property
     def calls(self) -> int:
@@ -98,11 +101,19 @@ def own_scheduler(config: Mapping[str, Any]) -> Scheduler | None:
 class TableBuilding:
     """The reading of one table out of diffusers' class, which can be done bit by bit.
 
-    ``config`` is the checkpoint's scheduler config.
+    ``config`` is the checkpoint's scheduler config. With ``begin`` the solver's call of that number
+    is the first: it is made on a picture's latents with the noise added that belongs there, and the
+    solver knows of nothing before it.
     """
 
-    def __init__(self, scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> None:
-        self._building = _built(scheduler, steps, config)
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        steps: int,
+        config: Mapping[str, Any],
+        begin: int | None = None,
+    ) -> None:
+        self._building = _built(scheduler, steps, config, begin)
         self._said = (
             f"the checkpoint's scheduler config does not suit {scheduler.value} with {steps} steps"
         )
@@ -133,9 +144,11 @@ class TableBuilding:
             raise CheckpointError(f"{self._said}: {type(error).__name__}: {words}") from error
 
 
-def solver_table(scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> SolverTable:
+def solver_table(
+    scheduler: Scheduler, steps: int, config: Mapping[str, Any], begin: int | None = None
+) -> SolverTable:
     """The table of ``scheduler`` with ``steps`` steps, built by :class:`TableBuilding` at once."""
-    table = TableBuilding(scheduler, steps, config).go_on()
+    table = TableBuilding(scheduler, steps, config, begin).go_on()
     assert table is not None  # noqa: S101  it had no end of time
     return table
 
@@ -145,13 +158,13 @@ class _Disproof(Exception):
 
 
 def _built(
-    scheduler: Scheduler, steps: int, config: Mapping[str, Any]
+    scheduler: Scheduler, steps: int, config: Mapping[str, Any], begin: int | None
 ) -> Generator[None, None, SolverTable]:
-    run = yield from _probed(scheduler, steps, config)
+    run = yield from _probed(scheduler, steps, config, begin)
     yield
     table = run.table()
     yield
-    if wrong := _disproof(table, run, unet_calls(scheduler, steps)):
+    if wrong := _disproof(table, run, unet_calls(scheduler, steps) - (begin or 0)):
         raise _Disproof(wrong)
     return table
 
@@ -194,6 +207,7 @@ class _Run:
     ``trial_outputs``, ``[calls, trials]``.
     """
 
+    picture_scale: float
     noise_scale: float
     timesteps: NDArray[np.float64]
     input_scales: NDArray[np.float64]
@@ -212,33 +226,37 @@ class _Run:
             coefficients.astype(np.float32),
             self.estimates.astype(np.float32),
             residual,
+            self.picture_scale,
         )
 
 
 def _probed(
-    scheduler: Scheduler, steps: int, config: Mapping[str, Any]
+    scheduler: Scheduler, steps: int, config: Mapping[str, Any], begin: int | None
 ) -> Generator[None, None, _Run]:
     name, overrides = _CLASSES[scheduler]
     solver = _QUICKER.get(name, getattr(diffusers, name)).from_config(config, **overrides)
     solver.set_timesteps(steps)
-    calls = len(solver.timesteps)
+    at = solver.timesteps[begin or 0 :]
+    picture_scale, noise_scale = _start(solver, at, begin)
+    calls = len(at)
     # UniPC mixes its sample with float32 tables of its own, so it is probed in float32.
     dtype = torch.float32 if scheduler is Scheduler.UNIPC else torch.float64
     random = torch.randn(1 + calls, _TRIALS, generator=torch.Generator().manual_seed(0))
-    random[0] *= float(solver.init_noise_sigma)
+    random[0] *= picture_scale + noise_scale
     both = torch.cat([torch.eye(1 + calls), random], dim=1).to(dtype)
     sample, *outputs = both.view(1 + calls, 1, -1, 1, 1)
     samples, input_scales = [sample], np.ones(calls)
-    for i, timestep in enumerate(solver.timesteps):
+    for i, timestep in enumerate(at):
         scaled = solver.scale_model_input(sample, timestep)
         input_scales[i] = float(scaled.norm() / sample.norm())
         sample = solver.step(outputs[i], timestep, sample).prev_sample
         samples.append(sample)
         yield
     ran = torch.stack(samples).flatten(1).double().numpy()
-    timesteps = solver.timesteps.double().numpy()
+    timesteps = at.double().numpy()
     return _Run(
-        noise_scale=float(solver.init_noise_sigma),
+        picture_scale=picture_scale,
+        noise_scale=noise_scale,
         timesteps=timesteps,
         input_scales=input_scales,
         estimates=clean_weights(solver, timesteps, input_scales),
@@ -246,6 +264,18 @@ def _probed(
         trial=ran[:, 1 + calls :],
         trial_outputs=random[1:].double().numpy(),
     )
+
+
+def _start(solver: Any, timesteps: Tensor, begin: int | None) -> tuple[float, float]:
+    """The parts that a picture's latents and unit noise have in the first sample."""
+    if begin is None:
+        return 0.0, float(solver.init_noise_sigma)
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(begin)
+    one, nothing = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1).double()
+    picture = solver.add_noise(one, nothing, timesteps[:1])
+    noise = solver.add_noise(nothing, one, timesteps[:1])
+    return float(picture), float(noise)
 
 
 def _fitted(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

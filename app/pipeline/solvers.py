@@ -15,6 +15,15 @@ _PROVEN_STEPS = 1, 2, 5, 20, MAX_STEPS
 """Step counts, beside the checkpoint's default, whose tables are built at load."""
 
 
+MOST_TABLES = 2_000
+"""Tables that are kept: of every solver and number of steps there is one from the first call on,
+and one from each later call.
+"""
+
+_Key = tuple[Scheduler, int, int | None]
+"""The solver, its number of steps, and the call that a table begins with where a picture is."""
+
+
 class Solvers:
     """The solvers that a checkpoint's scheduler config allows, and their tables, each built once.
 
@@ -30,8 +39,8 @@ class Solvers:
         Raises :class:`CheckpointError` where no solver makes the default number of steps.
         """
         self._config = config
-        self._tables: dict[tuple[Scheduler, int], SolverTable] = {}
-        self._building: dict[tuple[Scheduler, int], TableBuilding] = {}
+        self._tables: dict[_Key, SolverTable] = {}
+        self._building: dict[_Key, TableBuilding] = {}
         self._counts: dict[Scheduler, list[int]] = {}
         refused: dict[Scheduler, str] = {}
         for scheduler in Scheduler:
@@ -70,8 +79,8 @@ class Solvers:
                 counts.append(steps)
         return counts
 
-    def table(self, scheduler: Scheduler, steps: int) -> SolverTable:
-        """The table of an offered solver.
+    def table(self, scheduler: Scheduler, steps: int, begin: int | None = None) -> SolverTable:
+        """The table of an offered solver, from noise or from a picture at the call ``begin``.
 
         Raises :class:`InvalidParameter` where there is none with so many steps.
         """
@@ -80,7 +89,7 @@ class Solvers:
                 f"{scheduler.value} is not offered with this checkpoint", field="scheduler"
             )
         try:
-            return self._table(scheduler, steps)
+            return self._table(scheduler, steps, begin)
         except CheckpointError as error:
             logger.warning("A request is refused: %s", error.message)
             counts = ", ".join(str(count) for count in self._counts[scheduler])
@@ -98,30 +107,31 @@ class Solvers:
         counts = self._counts[self.default]
         return next((count for count in counts if count >= least), counts[-1])
 
-    def build(self, scheduler: Scheduler, steps: int, seconds: float) -> bool:
+    def build(self, scheduler: Scheduler, steps: int, begin: int | None, seconds: float) -> bool:
         """Build a table for about so many seconds; False where more is needed.
 
         :meth:`table` says what is wrong where it cannot be built.
         """
         try:
-            return self._build(scheduler, steps, seconds) is not None
+            return self._build((scheduler, steps, begin), seconds) is not None
         except CheckpointError:
             return True
 
-    def _table(self, scheduler: Scheduler, steps: int) -> SolverTable:
-        table = self._build(scheduler, steps)
+    def _table(self, scheduler: Scheduler, steps: int, begin: int | None = None) -> SolverTable:
+        table = self._build((scheduler, steps, begin))
         assert table is not None  # noqa: S101  it had no end of time
         return table
 
-    def _build(
-        self, scheduler: Scheduler, steps: int, seconds: float = math.inf
-    ) -> SolverTable | None:
-        key = scheduler, steps
+    def _build(self, key: _Key, seconds: float = math.inf) -> SolverTable | None:
         if key in self._tables:
             return self._tables[key]
-        building = self._building.pop(key, None) or TableBuilding(*key, self._config)
+        scheduler, steps, begin = key
+        building = self._building.pop(key, None)
+        building = building or TableBuilding(scheduler, steps, self._config, begin)
         if table := building.go_on(seconds):
             self._tables[key] = table
+            if len(self._tables) > MOST_TABLES:
+                del self._tables[next(iter(self._tables))]
         else:
             self._building[key] = building
         return table

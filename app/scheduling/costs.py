@@ -22,6 +22,7 @@ class Costs:
         """Steps go on while pictures are encoded and decoded."""
         self._steps: dict[Size, dict[int, float]] = {}
         self._decodes: dict[Size, float] = {}
+        self._latents: dict[Size, float] = {}
 
     def measured(
         self, size: Size, steps: Mapping[int, float], encode: float, decode: float
@@ -46,18 +47,23 @@ class Costs:
         """The same for the decoding of some pictures together."""
         self._decodes[size] = _moved(self.decode(size), seconds / pictures)
 
+    def learn_latents(self, size: Size, seconds: float) -> None:
+        """The same for the encoding of a picture to the latents that samples start from."""
+        self._latents[size] = _moved(self.latents(size), seconds)
+
     def lower_to(self, other: "Costs") -> None:
         """Take over each cost of ``other`` that is lower, or not known here."""
         self.encode = min(self.encode or other.encode, other.encode)
         for size, steps in other._steps.items():
             mine = self._steps.setdefault(size, {})
             mine.update({b: min(mine.get(b, seconds), seconds) for b, seconds in steps.items()})
-        for size, seconds in other._decodes.items():
-            self._decodes[size] = min(self._decodes.get(size, seconds), seconds)
+        for known, seen in ((self._decodes, other._decodes), (self._latents, other._latents)):
+            known.update({s: min(known.get(s, seconds), seconds) for s, seconds in seen.items()})
 
     def encoding(self, parameters: Parameters) -> float:
         """Seconds of encoding a request; 0 before anything is known."""
-        return parameters.images * self.encode
+        starts = 0.0 if parameters.strength is None else self.latents(parameters.size)
+        return parameters.images * self.encode + starts
 
     def step(self, size: Size, bucket: int) -> float:
         """Seconds of a step of ``bucket`` rows; 0 before anything is known."""
@@ -68,10 +74,19 @@ class Costs:
 
     def decode(self, size: Size) -> float:
         """Seconds of decoding and checking one picture; 0 before anything is known."""
-        if size in self._decodes:
-            return self._decodes[size]
-        known = next(iter(self._decodes), None)
-        return self._decodes[known] * _area(size, known) if known else 0.0
+        return _of_size(self._decodes, size) or 0.0
+
+    def latents(self, size: Size) -> float:
+        """Seconds of encoding one picture to latents; before one has been, those of a decode."""
+        return _of_size(self._latents, size) or self.decode(size)
+
+
+def _of_size(known: Mapping[Size, float], size: Size) -> float | None:
+    """What is known of this size, or follows from another's."""
+    if size in known:
+        return known[size]
+    other = next(iter(known), None)
+    return known[other] * _area(size, other) if other else None
 
 
 def _moved(known: float, seen: float) -> float:

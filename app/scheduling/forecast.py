@@ -66,13 +66,14 @@ class Forecast:
     ) -> None:
         self._beginning = _Run(line, unencoded, undecoded, costs, at_once)
         self._beginning.now = begin
-        self._further: dict[tuple[int, Phases, Size, int, int], Span] = {}
+        self._further: dict[tuple[int, Phases, Size, int, bool, int], Span] = {}
         self.spans = self._run()
 
     def further(self, parameters: Parameters, due: float = 0.0) -> Span:
         """The span of a further request that comes now."""
         before = sum(each <= due for each in self._beginning.dues())
-        work = parameters.n, parameters.phases, parameters.size, parameters.images, before
+        encodes = parameters.images, parameters.strength is not None
+        work = parameters.n, parameters.phases, parameters.size, *encodes, before
         if work not in self._further:
             self._further[work] = self._run(Waiting(_FURTHER, parameters, due))[_FURTHER]
         return self._further[work]

@@ -5,26 +5,40 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from app.ipc.messages import Submit
-from app.pipeline import Decoded, Pipeline, Row, Sample
+from app.parameters import Condition
+from app.pipeline import Decoded, Pipeline, Posterior, Row, Sample
 from app.scheduling.batcher import Ticket
 from app.worker.retry import Retry, raise_if_lost
 
-Encoding = tuple[Submit, Sequence[Row] | Exception]
+Encoding = tuple[Submit, "Beginning | Exception"]
 Decoding = tuple[Ticket, Decoded | Exception, Sequence[float]]
 Member = tuple[Ticket, Sample]
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a request's samples start with: their rows, and the latents that they begin from.
+
+    ``latents_seconds`` were those of the encoding to latents.
+    """
+
+    rows: Sequence[Row]
+    begins_from: Posterior | None = None
+    latents_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Encodings:
-    """The rows of each request, or why there are none, and the moment at which all were there."""
+    """What became of each request, and the moment at which all were there."""
 
     each: list[Encoding]
     ended: float
 
-    def share(self, submit: Submit) -> float:
-        """The part of the time (0–1) that was for a request, by its pictures."""
+    def seconds(self, submit: Submit, began: float) -> float:
+        """A request's share, by its pictures, of the encoding to embeddings."""
+        latents = sum(one.latents_seconds for _, one in self.each if isinstance(one, Beginning))
         images = sum(one.parameters.images for one, _ in self.each)
-        return submit.parameters.images / images
+        return (self.ended - began - latents) * submit.parameters.images / images
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,17 @@ class Jobs:
 
     def _encode(self, submits: Sequence[Submit]) -> list[Encoding]:
         rows = self._pipeline.conditions([submit.condition for submit in submits])
-        return list(zip(submits, rows, strict=True))
+        return [
+            (submit, self._beginning(submit.condition, of_submit))
+            for submit, of_submit in zip(submits, rows, strict=True)
+        ]
+
+    def _beginning(self, condition: Condition, rows: Sequence[Row]) -> Beginning:
+        if condition.start is None:
+            return Beginning(rows)
+        began = perf_counter()
+        latents = self._pipeline.posterior(condition.start)
+        return Beginning(rows, latents, perf_counter() - began)
 
     def _encode_alone(self, submit: Submit) -> list[Encoding]:
         try:

@@ -25,11 +25,11 @@ from app.ipc.messages import (
     WorkStage,
 )
 from app.parameters import Parameters
-from app.pipeline import Decoded, Pipeline, Row, Sample, Step
+from app.pipeline import Decoded, Pipeline, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
 from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, encoded_next
 from app.scheduling.batcher import tickets as tickets_of
-from app.worker.jobs import Decodings, Encodings, Jobs
+from app.worker.jobs import Beginning, Decodings, Encodings, Jobs
 from app.worker.previews import begin_previews
 from app.worker.retry import Retry, for_the_caller, raise_if_lost
 from app.worker.side import Side
@@ -162,28 +162,30 @@ class Worker:
         return prepared
 
     def _encoded(self, began: float, encoded: Encodings) -> None:
-        for submit, rows in encoded.each:
+        for submit, beginning in encoded.each:
             if submit.request_id not in self._states:  # cancelled meanwhile
                 continue
             with self._failing_alone(submit.request_id, NOT_ENCODED):
-                if isinstance(rows, Exception):
-                    raise rows
-                seconds = encoded.share(submit) * (encoded.ended - began)
+                if isinstance(beginning, Exception):
+                    raise beginning
                 self._states[submit.request_id].encoded(began, encoded.ended)
-                self._join(submit, rows, seconds)
+                self._join(submit, beginning, encoded.seconds(submit, began))
         encoding, self._encoding = self._encoding, set()
         self._release(encoding)
 
-    def _join(self, submit: Submit, rows: Sequence[Row], seconds: float) -> None:
+    def _join(self, submit: Submit, beginning: Beginning, seconds: float) -> None:
         state = self._states[submit.request_id]
-        state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, rows)))
-        embeddings = {id(each): each for row in rows for each in row.embeddings}
-        self._send(Encoded(submit.request_id, seconds, tuple(embeddings.values())))
+        state.joined(self._retry.alone("encode", lambda: self._start(state.parameters, beginning)))
+        embeddings = {id(each): each for row in beginning.rows for each in row.embeddings}
+        latents, known = beginning.latents_seconds, tuple(embeddings.values())
+        self._send(Encoded(submit.request_id, seconds, latents, known))
         for ticket in tickets_of(submit.request_id, state.parameters, submit.due):
             self._batcher.add(ticket)
 
-    def _start(self, parameters: Parameters, rows: Sequence[Row]) -> list[Sample]:
-        return [self._pipeline.start(rows, parameters, index) for index in range(parameters.n)]
+    def _start(self, parameters: Parameters, beginning: Beginning) -> list[Sample]:
+        rows, origin = beginning.rows, beginning.begins_from
+        indices = range(parameters.n)
+        return [self._pipeline.start(rows, parameters, index, origin) for index in indices]
 
     # Step
 

@@ -298,7 +298,7 @@ class ReadyEngine(Engine):
 
 def tell_encoded(engine: Engine, *names: str) -> None:
     for name in names:
-        engine.receive(Encoded(name, 0.1, ()))
+        engine.receive(Encoded(name, 0.1, 0.0, ()))
 
 
 def tell_step(engine: Engine, asked: Parameters, cap: int, *names: str) -> None:

@@ -62,7 +62,7 @@ def encode(mirror: Mirror, wanted: str) -> None:
 
 
 def encode_one(mirror: Mirror, name: str) -> None:
-    mirror.encoded(Encoded(name, 0.5, ()))
+    mirror.encoded(Encoded(name, 0.5, 0.0, ()))
 
 
 def step(mirror: Mirror, members: str, seconds: float = 0.2) -> None:

@@ -61,7 +61,7 @@ async def test_what_passes_is_taken_off_and_nothing_is_made_anew() -> None:
     before = predictions.finishes(running=True)
     further = predictions.further(PARAMETERS, LAST, running=True)
     mirror.now += 2.0
-    mirror.encoded(Encoded("0", 0.5, ()))
+    mirror.encoded(Encoded("0", 0.5, 0.0, ()))
     step(mirror, "0")
     after = predictions.finishes(running=True)
     assert mirror.made == 1

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
 from app.parameters import EncoderInput, Fit
 from app.pictures import Picture
-from app.pictures.fit import Preprocessing
+from app.pictures.fit import Preprocessing, at_size
+from tests.support.pictures import quarters
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -208,3 +209,19 @@ def test_the_result_is_the_same_whichever_kernels_multiply_matrices() -> None:
         for core in ("Prescott", "Haswell")
     }
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (300, 200)])
+def test_at_the_outputs_size_a_picture_is_as_pillow_resizes_it(size: tuple[int, int]) -> None:
+    picture = quarters((120, 90))
+    image = Image.fromarray(picture)
+    squashed = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    assert np.abs(at_size(picture, size, Fit.SQUASH).astype(int) - squashed).max() <= 1
+    cropped = at_size(picture, size, Fit.CROP)
+    fitted = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    assert np.abs(cropped.astype(int) - np.asarray(fitted)).mean() < 1
+    padded = at_size(picture, size, Fit.PAD)
+    white = (padded == 255).all(axis=2)
+    width, height = size
+    shown = min(width / 120, height / 90) ** 2 * 120 * 90 / (width * height)
+    assert white.mean() == pytest.approx(1 - shown, abs=0.02)

@@ -154,3 +154,9 @@ def test_compressed_text_of_a_png_is_read_too(tmp_path: Path) -> None:
     text.add_itxt(XMP_KEYWORD, ORIGIN.to_xmp().decode(), zip=True)
     Image.fromarray(quarters()).save(path, pnginfo=text)
     assert read_origin(path).parameters == ORIGIN.parameters
+
+
+def test_what_starts_from_the_picture_itself_cannot_be_repeated() -> None:
+    origin = replace(ORIGIN, parameters=replace(ORIGIN.parameters, strength=0.5))
+    with pytest.raises(NotRepeatable, match="not in the file: post that picture again"):
+        origin.condition()

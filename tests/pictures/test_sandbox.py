@@ -32,7 +32,7 @@ from app.errors import (
 from app.parameters import EncoderInput, Fit
 from app.pictures.decode import decode
 from app.pictures.decoder import LENGTHS, TAKEN
-from app.pictures.fit import Preprocessing
+from app.pictures.fit import Preprocessing, at_size
 from app.pictures.sandbox import Decoders, Limits, Reason
 from tests.support.bombs import saved, slow_jpeg
 from tests.support.pictures import in_mode, picture_file
@@ -101,7 +101,10 @@ def reading(data: bytes) -> Callable[[], Awaitable[bytes]]:
 
 
 async def decoded(decoders: Decoders, data: bytes = SMALL, caller: str = "") -> EncoderInput:
-    return await decoders.decode(reading(data), fit=Fit.CROP, preprocessing=PREPARE, caller=caller)
+    fitted = await decoders.decode(
+        reading(data), fit=Fit.CROP, preprocessing=PREPARE, caller=caller
+    )
+    return fitted.pixels
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -131,10 +134,17 @@ def slow() -> bytes:
 async def test_the_answer_is_the_decoded_and_fitted_picture(fit: Fit, antialias: bool) -> None:
     prepare = replace(PREPARE, antialias=antialias)
     async with running() as decoders:
-        given = await decoders.decode(reading(SMALL), fit=fit, preprocessing=prepare)
-    expected = prepare(decode(SMALL, max_pixels=10_000), fit)
-    np.testing.assert_array_equal(given, expected, strict=True)
-    assert given.flags.writeable
+        read = reading(SMALL)
+        given = await decoders.decode(read, fit=fit, preprocessing=prepare, size=(24, 16))
+        without = await decoders.decode(read, fit=fit, preprocessing=prepare)
+    picture = decode(SMALL, max_pixels=10_000)
+    np.testing.assert_array_equal(given.pixels, prepare(picture, fit), strict=True)
+    np.testing.assert_array_equal(without.pixels, given.pixels)
+    assert given.picture is not None
+    np.testing.assert_array_equal(given.picture, at_size(picture, (24, 16), fit), strict=True)
+    assert without.picture is None
+    assert given.pixels.flags.writeable
+    assert given.picture.flags.writeable
 
 
 async def test_formats_and_modes_of_all_kinds_are_decoded_without_opening_a_file() -> None:
@@ -247,7 +257,9 @@ async def test_uploads_beyond_the_processes_wait_unread(slow: bytes) -> None:
     counts = Counts()
     async with running(processes=1, counts=counts) as decoders:
         assert counts.waiting() == 0
-        tasks = [asyncio.create_task(decoded(decoders, slow)) for _ in range(2)]
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(decoded(decoders, slow)) for _ in range(2)
+        ]
 
         async def never_read() -> bytes:
             raise AssertionError("it was read before there was a process for it")

@@ -9,6 +9,7 @@ import torch
 
 from app.parameters import Condition, Fit, Mix, Parameters, Scheduler
 from app.pictures import Picture
+from app.pictures.fit import at_size
 from app.pipeline import Pipeline, Sample
 from tests.support.pipelines import draw
 from tests.support.reference import Reference
@@ -38,6 +39,11 @@ class Request:
         return PICTURES[: len(self.parameters.weight)]
 
     @property
+    def origin(self) -> Picture | None:
+        wanted = self.parameters
+        return at_size(draw(1), wanted.size, wanted.fit) if wanted.strength else None
+
+    @property
     def negative(self) -> Picture | None:
         return draw(9) if self.parameters.negative_image else None
 
@@ -45,13 +51,17 @@ class Request:
         fit = self.parameters.fit
         negative = None if self.negative is None else pipeline.preprocessing(self.negative, fit)
         pixels = [pipeline.preprocessing(picture, fit) for picture in self.pictures]
-        rows = pipeline.condition(Condition.of(self.parameters, pixels, negative))
+        condition = Condition.of(self.parameters, pixels, negative, self.origin)
+        rows = pipeline.condition(condition)
+        begins_from = None if self.origin is None else pipeline.posterior(self.origin)
         self.samples = [
-            pipeline.start(rows, self.parameters, index) for index in range(self.parameters.n)
+            pipeline.start(rows, self.parameters, index, begins_from)
+            for index in range(self.parameters.n)
         ]
 
     def assert_equal(self, reference: Reference) -> None:
-        expected = reference.composed(self.pictures, self.parameters, self.negative)
+        wanted = self.parameters
+        expected = reference.composed(self.pictures, wanted, self.negative, self.origin)
         latents = torch.stack([sample.latents.cpu() for sample in self.samples])
         assert (latents - expected).abs().max() < 1e-3 * expected.std()
 
@@ -75,6 +85,22 @@ def test_the_plain_computation_is_the_pipelines(reference: Reference) -> None:
     for parameters in (wanted(Scheduler.PNDM, n=2), wanted(guidance_scale=1.0)):
         composed = reference.composed([draw(1)], parameters)
         assert np.allclose(composed, reference.latents(draw(1), parameters), atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.67, 1.0])
+@pytest.mark.parametrize("scheduler", Scheduler)
+def test_from_a_picture_every_solver_is_equal_to_diffusers_image_to_image(
+    tiny: Pipeline, reference: Reference, scheduler: Scheduler, strength: float
+) -> None:
+    request = Request(wanted(scheduler, strength=strength, n=2))
+    calls = len(run(tiny, request))
+    assert calls == request.parameters.calls
+    assert strength == 1.0 or calls < wanted(scheduler).calls
+    assert request.origin is not None
+    expected = reference.started_from(draw(1), request.origin, request.parameters)
+    latents = torch.stack([sample.latents.cpu() for sample in request.samples])
+    assert (latents - expected).abs().max() < 1e-3 * expected.std()
+    request.assert_equal(reference)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -122,6 +148,8 @@ def test_all_of_them_share_steps_with_plain_requests(tiny: Pipeline, reference: 
             wanted(Scheduler.LMS, weight=(0.3, 0.7), mix=Mix.ROWS, guidance_scale=0.5), joins=3
         ),
         Request(wanted(Scheduler.KDPM2, negative_image=True, guidance_scale=7.5), joins=4),
+        Request(wanted(Scheduler.DEIS, strength=0.7, weight=THREE, mix=Mix.ROWS, **part), joins=2),
+        Request(wanted(Scheduler.HEUN, strength=0.5, negative_image=True, n=2), joins=5),
     ]
     assert len(set(run(tiny, *requests, bucket=24))) >= 6
     for request in requests:

@@ -53,6 +53,19 @@ def test_some_solvers_call_the_unet_more_often_than_their_steps_say() -> None:
     assert set(calls.values()) == {10}
 
 
+@pytest.mark.parametrize("strength", [0.01, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("scheduler", Scheduler)
+def test_a_table_can_begin_anywhere(scheduler: Scheduler, strength: float) -> None:
+    wanted = Parameters(1, 3.0, 100, scheduler, 0, 64, 64, Fit.SQUASH, strength=strength)
+    table = solver_table(scheduler, 100, CONFIG, wanted.begin)
+    assert table.calls == wanted.calls
+    assert table.residual < (1e-6 if scheduler in IN_FLOAT32 else 1e-13)
+    assert table.picture_scale > 0
+    whole = solver_table(scheduler, 100, CONFIG)
+    assert whole.picture_scale == 0
+    np.testing.assert_array_equal(table.timesteps, whole.timesteps[wanted.begin :])
+
+
 def test_timesteps_may_be_fractional() -> None:
     timesteps = solver_table(Scheduler.KDPM2, 4, CONFIG).timesteps
     assert (timesteps % 1 != 0).any()

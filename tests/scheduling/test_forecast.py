@@ -1,5 +1,7 @@
 """The forecast against the batcher itself, run step by step."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +47,16 @@ def test_rows_and_pictures_count_as_they_are() -> None:
     spans = forecast(Batcher([2, 3, 4]), [Waiting("a", wanted)], [], known_costs(), 2)
     assert spans["a"].started == pytest.approx(3 * 1.0)
     assert spans["a"].finished == pytest.approx(3 * 1.0 + 2 * 0.4 + 2 * 0.3 + 2.0)
+
+
+def test_a_start_from_a_picture_is_encoded_too() -> None:
+    costs, wanted = known_costs(), replace(asked(steps=4), strength=0.5)
+    span = forecast(Batcher([2]), [Waiting("a", wanted)], [], costs, 2)["a"]
+    assert span.started == pytest.approx(1.0 + 2.0)  # a decode, until one has been seen
+    assert span.finished == pytest.approx(1.0 + 2.0 + 2 * 0.2 + 2.0)
+    costs.learn_latents(SIZES[0], 1.0)
+    span = forecast(Batcher([2]), [Waiting("a", wanted)], [], costs, 2)["a"]
+    assert span.started == pytest.approx(1.0 + 1.8)
 
 
 def test_past_the_cap_a_request_waits_for_those_before_it() -> None:

@@ -13,10 +13,17 @@ from app.engine.generation import Generation
 from app.engine.lifecycle import WorkerState
 from app.errors import Refused, VariationsError
 from app.ipc.messages import Stage
-from app.parameters import Condition, EncoderInput, Fit, ModelInfo, NearDuplicate, Parameters
+from app.parameters import (
+    Condition,
+    Fit,
+    ModelInfo,
+    NearDuplicate,
+    Parameters,
+    Size,
+)
 from app.pictures import Picture
 from app.pictures.decode import decode
-from app.pictures.fit import Preprocessing
+from app.pictures.fit import Fitted, Preprocessing, at_size
 from app.pictures.sandbox import Decoders
 from app.scheduling.forecast import Span
 from app.settings import Settings
@@ -198,7 +205,8 @@ class FakeDecoders(Decoders):
         fit: Fit,
         preprocessing: Preprocessing,
         caller: str = "",
-    ) -> EncoderInput:
+        size: Size | None = None,
+    ) -> Fitted:
         try:
             await self.gate.passed()
         except asyncio.CancelledError:
@@ -207,4 +215,5 @@ class FakeDecoders(Decoders):
         if self.error is not None:
             raise self.error
         picture = await asyncio.to_thread(decode, await read(), max_pixels=self._max_pixels)
-        return preprocessing(picture, fit)
+        started_from = at_size(picture, size, fit) if size else None
+        return Fitted(preprocessing(picture, fit), started_from)

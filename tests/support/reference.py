@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from app.parameters import Condition, Fit, Mix, ModelConfig, Parameters, Scheduler
@@ -91,13 +92,49 @@ class Reference:
         ).images
         return latents.cpu()
 
+    def started_from(self, picture: Picture, start: Picture, parameters: Parameters) -> Tensor:
+        """Final latents of diffusers' image-to-image pipeline, which takes an embedding too."""
+        kind, options = SCHEDULERS[parameters.scheduler]
+        parts = self.pipeline
+        pipeline = diffusers.StableDiffusionImg2ImgPipeline(
+            vae=parts.vae,
+            text_encoder=None,
+            tokenizer=None,
+            unet=parts.unet,
+            scheduler=kind.from_config(self._config, **options),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        with torch.no_grad():
+            embedding = self._embedding(picture, parameters.fit)[:, None]
+        latents: Tensor = pipeline(
+            image=Image.fromarray(start),
+            prompt_embeds=embedding,
+            negative_prompt_embeds=torch.zeros_like(embedding),
+            strength=parameters.strength,
+            num_inference_steps=parameters.num_inference_steps,
+            guidance_scale=parameters.guidance_scale,
+            num_images_per_prompt=parameters.n,
+            generator=[
+                torch.Generator().manual_seed(parameters.seed + i) for i in range(parameters.n)
+            ],
+            output_type="latent",
+        ).images
+        return latents.cpu()
+
     @torch.no_grad()
     def composed(
-        self, pictures: Sequence[Picture], parameters: Parameters, negative: Picture | None = None
+        self,
+        pictures: Sequence[Picture],
+        parameters: Parameters,
+        negative: Picture | None = None,
+        start: Picture | None = None,
     ) -> Tensor:
         """Final latents of several pictures with diffusers' parts, one UNet input after the other.
 
-        For what no pipeline of diffusers does with this model.
+        For what no pipeline of diffusers does with this model. ``start`` is of the output's size.
         """
         wanted = parameters
         embeddings = [self._embedding(picture, wanted.fit) for picture in pictures]
@@ -108,7 +145,9 @@ class Reference:
         if wanted.mix is Mix.EMBEDDING:
             looks = [(1.0, _sum(looks))]
         seeds = range(wanted.seed, wanted.seed + wanted.n)
-        return torch.cat([self._denoised(wanted, looks, against, seed) for seed in seeds]).cpu()
+        return torch.cat(
+            [self._denoised(wanted, looks, against, start, seed) for seed in seeds]
+        ).cpu()
 
     def _embedding(self, picture: Picture, fit: Fit) -> Tensor:
         embeds: Tensor = self.pipeline.image_encoder(self.pixels(picture, fit)).image_embeds
@@ -119,17 +158,26 @@ class Reference:
         wanted: Parameters,
         looks: Sequence[tuple[float, Tensor]],
         against: Tensor,
+        start: Picture | None,
         seed: int,
     ) -> Tensor:
         kind, options = SCHEDULERS[wanted.scheduler]
         scheduler = kind.from_config(self._config, **options)
         scheduler.set_timesteps(wanted.num_inference_steps)
         unet, timesteps = self.pipeline.unet, scheduler.timesteps
-        scale = self.pipeline.vae_scale_factor
-        shape = 1, unet.config.in_channels, wanted.height // scale, wanted.width // scale
         generator = torch.Generator().manual_seed(seed)
-        sample: Tensor = torch.randn(shape, generator=generator).to(self._device)
-        sample = sample * scheduler.init_noise_sigma
+        sample: Tensor
+        if start is None:
+            sample = self._drawn(wanted, generator) * scheduler.init_noise_sigma
+        else:
+            assert wanted.strength is not None
+            kept = min(int(wanted.num_inference_steps * wanted.strength), len(timesteps))
+            begin = (wanted.num_inference_steps - kept) * scheduler.order
+            timesteps = timesteps[begin:]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(begin)
+            clean = self._clean(start, generator)
+            sample = scheduler.add_noise(clean, self._drawn(wanted, generator), timesteps[:1])
         first, end = (round(part * len(timesteps)) for part in _guided_part(wanted))
         for i, timestep in enumerate(timesteps):
             scaled = scheduler.scale_model_input(sample, timestep)
@@ -148,6 +196,18 @@ class Reference:
                 output = _sum([(weight, noise(each)) for weight, each in looks])
             sample = scheduler.step(output, timestep, sample).prev_sample
         return sample
+
+    def _drawn(self, wanted: Parameters, generator: torch.Generator) -> Tensor:
+        scale, channels = self.pipeline.vae_scale_factor, self.pipeline.unet.config.in_channels
+        shape = 1, channels, wanted.height // scale, wanted.width // scale
+        return torch.randn(shape, generator=generator).to(self._device)
+
+    def _clean(self, picture: Picture, generator: torch.Generator) -> Tensor:
+        pixels = self.pipeline.image_processor.preprocess(Image.fromarray(picture))
+        vae = self.pipeline.vae
+        latents: Tensor = vae.encode(pixels.to(self._device)).latent_dist.sample(generator)
+        scaled: Tensor = latents * vae.config.scaling_factor
+        return scaled
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> tuple[Picture, list[bool]]:

@@ -19,7 +19,7 @@ from app.ipc.messages import (
     Submit,
 )
 from app.parameters import Condition, ConditionRow, ModelConfig, Parameters, Scheduler
-from app.pipeline import Pipeline, Row, Sample, Step
+from app.pipeline import Pipeline, Posterior, Row, Sample, Step
 from app.worker.loop import NOT_ENCODED
 from tests.support.checkpoints import WIDE
 from tests.support.requests import encoder_input
@@ -269,6 +269,22 @@ def test_a_request_that_fails_by_several_pictures_is_answered_once(pipeline: Pip
     assert len(harness.said_of(Failed)) == 1
 
 
+def test_a_request_that_starts_from_a_picture_shares_steps_with_others(
+    pipeline: Pipeline,
+) -> None:
+    picture = np.full((PARAMETERS.height, PARAMETERS.width, 3), 200, np.uint8)
+    parameters = replace(PARAMETERS, strength=0.5)
+    condition = Condition.of(parameters, [encoder_input()], start=picture)
+    started = Submit("started", parameters, condition)
+    harness = Harness.over(pipeline)
+    answers = harness.answer_all(started, submit("plain"))
+    assert [done.steps for done in answers.values() if isinstance(done, Done)] == [2, 4]
+    [encoded] = [m for m in harness.said_of(Encoded) if m.request_id == "started"]
+    assert encoded.latents_seconds > 0
+    assert_same(harness.pictures("started"), made_alone(pipeline, started))
+    assert_same(harness.pictures("plain"), made_alone(pipeline, submit("plain")))
+
+
 def test_a_request_whose_rows_are_not_those_of_its_parameters_fails_and_the_log_says_why(
     pipeline: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -287,9 +303,15 @@ def test_a_request_whose_calls_are_not_those_of_its_parameters_fails(
     config: ModelConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Longer(Pipeline):
-        def start(self, rows: Sequence[Row], parameters: object, index: int) -> Sample:
+        def start(
+            self,
+            rows: Sequence[Row],
+            parameters: object,
+            index: int,
+            begins_from: Posterior | None = None,
+        ) -> Sample:
             longer = replace(PARAMETERS, num_inference_steps=9)
-            return super().start(rows, longer, index)
+            return super().start(rows, longer, index, begins_from)
 
     answers = Harness.over(Longer.load(config)).answer_all(submit("odd"))
     assert answers["odd"] == Failed("odd", NOT_ENCODED)

@@ -10,7 +10,7 @@ import torch
 from app.errors import GenerationFailed, InvalidParameter
 from app.ipc.messages import Failed, RanOut, StepStats, WorkStage
 from app.parameters import Condition, ModelConfig, Parameters
-from app.pipeline import Decoded, Pipeline, Row, Sample, Step
+from app.pipeline import Decoded, Pipeline, Posterior, Row, Sample, Step
 from app.worker.loop import NOT_DECODED, NOT_ENCODED, NOT_STEPPED
 from app.worker.retry import NOT_ENOUGH_MEMORY, TRIES, Retry, for_the_caller
 from tests.support.requests import encoder_input
@@ -144,8 +144,14 @@ class Breaking(Pipeline):
             raise self.error
         return super().conditions(conditions)
 
-    def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
-        sample = super().start(rows, parameters, index)
+    def start(
+        self,
+        rows: Sequence[Row],
+        parameters: Parameters,
+        index: int,
+        begins_from: Posterior | None = None,
+    ) -> Sample:
+        sample = super().start(rows, parameters, index, begins_from)
         if parameters.seed == 666:
             self.failing_sample = sample
         return sample
@@ -207,9 +213,15 @@ class Stumbling(Pipeline):
         self.stumble("encode")
         return super().conditions(conditions)
 
-    def start(self, rows: Sequence[Row], parameters: Parameters, index: int) -> Sample:
+    def start(
+        self,
+        rows: Sequence[Row],
+        parameters: Parameters,
+        index: int,
+        begins_from: Posterior | None = None,
+    ) -> Sample:
         self.stumble("start")
-        return super().start(rows, parameters, index)
+        return super().start(rows, parameters, index, begins_from)
 
     def step(self, samples: Sequence[Sample], bucket: int | None = None) -> Step:
         self.stumble("step")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.parameters import Fit, Mix
+from app.pictures.fit import at_size
 from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.pictures import picture_file, quarters
 from tests.support.requests import PREPROCESSING
@@ -76,6 +77,19 @@ def test_guidance_may_be_for_part_of_the_steps(post_all: PostAll, engine: FakeEn
     assert engine.parameters[0].phases == ((2, 2), (2, 1))
 
 
+def test_the_first_picture_is_started_from_at_the_outputs_size(
+    post_all: PostAll, engine: FakeEngine
+) -> None:
+    answer = post_all(2, strength="0.5", fit="crop", width="96").json()
+    assert answer["parameters"]["strength"] == 0.5
+    assert engine.parameters[0].calls == 2
+    started = engine.conditions[0].start
+    assert started is not None
+    assert np.array_equal(started, at_size(quarters(SIZES[0]), (96, 64), Fit.CROP))
+    post_all(2)
+    assert engine.conditions[1].start is None
+
+
 @pytest.mark.parametrize(
     ("number", "fields", "field", "says"),
     [
@@ -88,6 +102,9 @@ def test_guidance_may_be_for_part_of_the_steps(post_all: PostAll, engine: FakeEn
         (2, {"weight": ["nan", "1"]}, "weight", "not 'nan'"),
         (2, {"weight": ["1", "much"]}, "weight", "valid number"),
         (2, {"mix": "sum"}, "mix", "'embedding' or 'rows'"),
+        (1, {"strength": "0"}, "strength", "greater than or equal to 0.01"),
+        (1, {"strength": "1.1"}, "strength", "less than or equal to 1"),
+        (1, {"strength": "0.2"}, "strength", "at least 0.25"),
         (1, {"guidance_start": "1.5"}, "guidance_start", "less than or equal to 1"),
         (1, {"guidance_start": "0.9", "guidance_end": "0.1"}, "guidance_start", "less than"),
         (1, {"guidance_scale": "1", "guidance_end": "0.5"}, "guidance_end", "more than 1"),

@@ -46,6 +46,7 @@ def test_an_answer_holds_the_pictures_and_all_that_made_them(post: Post) -> None
         "negative_image": False,
         "guidance_start": 0.0,
         "guidance_end": 1.0,
+        "strength": None,
         "output_format": "webp",
     }
     assert isinstance(answer["created"], int)
