@@ -1,9 +1,10 @@
 """Settings come from the environment, and wrong ones are named."""
 
+import re
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app.parameters import ModelConfig
 from app.settings import Settings
@@ -224,4 +225,20 @@ def test_on_loopback_without_keys_the_service_has_names_of_its_own(
 )
 def test_signing_with_half_of_what_it_takes_is_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
+        Settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"webhook_origins": ("https://a.example",)}, "set VARIATIONS_WEBHOOK_SECRET"),
+        ({"webhook_origins": ("a.example",)}, "is written https://hooks.example.org"),
+        ({"webhook_origins": ("https://a.example/path",)}, "is written https://hooks.example.org"),
+        ({"webhook_secret": SecretStr("secret")}, "begins with whsec_"),
+        ({"webhook_secret": SecretStr("whsec_c2hvcnQ=")}, "24 to 64 bytes in base64"),
+        ({"webhook_secret": SecretStr("whsec_$$$")}, "24 to 64 bytes in base64"),
+    ],
+)
+def test_webhooks_go_to_origins_and_are_signed(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(says)):
         Settings(**given)

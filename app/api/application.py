@@ -72,6 +72,7 @@ def create_app(
                 "x-request-timeout",
             ],
             expose_headers=[
+                "content-location",
                 "location",
                 "preference-applied",
                 "retry-after",

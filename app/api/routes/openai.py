@@ -20,6 +20,7 @@ from app.api.renderers.answer import answer
 from app.api.renderers.events import EventStream
 from app.api.renderers.openai import Images, check_flagged, render_images
 from app.api.renderers.progress import progress
+from app.api.routes.stored import placed
 from app.api.routes.variations import KEY, TIMEOUT
 from app.api.schemas import VariationsResponse
 from app.api.state import service_of
@@ -76,9 +77,11 @@ async def create_variation(
 async def _stored(request: Request, form: openai.VariationForm, job: Job) -> Response:
     if not form.stream or job.wanted is None:
         answer = await unless_gone(request, job.answer())
-        return await _rendered(request, form, answer)
+        return placed(request, job, await _rendered(request, form, answer))
     words = Images(job.wanted, OutputFormat(job.row.output_format), form.partial_images)
-    return EventStream(request, job.told(0), words, admission=request.state.admission)
+    admission: Admission = request.state.admission
+    stream = EventStream(request, job.told(0), words, admission=admission)
+    return placed(request, job, stream)
 
 
 async def _answer(

@@ -40,6 +40,15 @@ def location(request: Request, job: Job) -> str:
     return f"{request.scope.get('root_path', '')}/variations/{job.row.id}"
 
 
+def placed(request: Request, job: Job, response: Response) -> Response:
+    """The answer to who waits, which says where the request is found.
+
+    With a key a caller that leaves does not cancel: there it can.
+    """
+    response.headers["content-location"] = location(request, job)
+    return response
+
+
 def last_event(request: Request) -> int:
     """The number of the last event that a reader has read; 0 where there is none."""
     given = request.headers.get(LAST_EVENT_HEADER, "").strip()

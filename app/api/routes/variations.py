@@ -30,7 +30,7 @@ from app.api.renderers.answer import answer, render_json
 from app.api.renderers.events import EventStream, Plainly
 from app.api.renderers.files import render_picture, render_zip
 from app.api.renderers.progress import progress
-from app.api.routes.stored import accepted, last_event, location
+from app.api.routes.stored import accepted, last_event, placed
 from app.api.schemas import StoredRequest, VariationsForm, VariationsResponse
 from app.api.state import service_of
 from app.api.stored.accept import is_keyed, store
@@ -74,8 +74,7 @@ _ANSWERS: dict[str, Any] = {
             "schema": {"type": "string", "examples": ['0.931;threshold=0.900;of="00012/034"']},
         },
         "Content-Location": {
-            "description": "Of a stream of events with an `Idempotency-Key`: where the request is "
-            "found, and cancelled.",
+            "description": "With an `Idempotency-Key`: where the request is found, and cancelled.",
             "schema": {"type": "string"},
         },
         "Server-Timing": {
@@ -156,12 +155,10 @@ async def _stored(request: Request, job: Job, media_type: str, *, wants_async: b
     if wants_async:
         return await accepted(request, job)
     if media_type == EVENTS:
-        told = job.told(last_event(request))
-        stream = EventStream(request, told, Plainly(), admission=request.state.admission)
-        # With a key a caller that leaves does not cancel: this is where it can.
-        stream.headers["content-location"] = location(request, job)
-        return stream
-    return await rendered(await unless_gone(request, job.answer()), media_type)
+        told, admission = job.told(last_event(request)), request.state.admission
+        return placed(request, job, EventStream(request, told, Plainly(), admission=admission))
+    whole = await unless_gone(request, job.answer())
+    return placed(request, job, await rendered(whole, media_type))
 
 
 async def _answer(submitting: Submitting, media_type: str, output_format: OutputFormat) -> Response:

@@ -4,20 +4,18 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 from zipfile import BadZipFile
 
 from app.api.middleware.admission import Admission
-from app.api.renderers.progress import Told, progress
 from app.api.state import RETRY_UNKNOWN
 from app.api.stored.database import Database, Row
-from app.api.stored.job import Job, ended, error_of, stored_pictures, words_of
-from app.api.stored.packing import pack, unpack
-from app.api.stored.view import webhook_event
+from app.api.stored.job import Job, ended, error_of
+from app.api.stored.packing import unpack
+from app.api.stored.runner import Runner
 from app.api.stored.webhooks import Webhooks
 from app.api.submission import Submission, Submitting
 from app.engine.generation import Status
@@ -28,7 +26,6 @@ from app.errors import (
     NoSuchRequest,
     NotReady,
     VariationsError,
-    WorkerUnavailable,
 )
 from app.metrics.stored import StoreMetrics
 from app.parameters import Condition
@@ -66,8 +63,7 @@ class StoredRequests:
         self._database = database
         self._webhooks = webhooks
         self._metrics = metrics
-        self._jobs: dict[str, Job] = {}
-        """Those that have not ended, by id."""
+        self._runner: Runner
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: list[asyncio.Task[None]] = []
         self._service: Service
@@ -88,6 +84,7 @@ class StoredRequests:
     async def start(self, service: "Service") -> None:
         """Open the database, and go on with what is in it as soon as there is a worker."""
         self._service = service
+        self._runner = Runner(self._database, self._webhooks, service.limiter)
         try:
             await self._database.open()
         except sqlite3.Error as error:
@@ -100,7 +97,7 @@ class StoredRequests:
         ]
         for row in await self._database.untold():
             if job := await self._job_of(row.id):
-                self._tell_webhook(job)
+                self._runner.tell_webhook(job)
         self._tasks = [
             asyncio.create_task(self._resume(waiting)),
             asyncio.create_task(self._expire()),
@@ -108,7 +105,7 @@ class StoredRequests:
 
     async def stop(self) -> None:
         """Leave what has not ended to the next process."""
-        tasks = [*self._tasks, *(job.task for job in self._jobs.values() if job.task)]
+        tasks = [*self._tasks, *(job.task for job in self._runner.jobs.values() if job.task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -129,9 +126,9 @@ class StoredRequests:
         """
         if not self._database.outlives:
             return
-        for job in list(self._jobs.values()):
+        for job in list(self._runner.jobs.values()):
             if job.status is Status.QUEUED and not job.waiters and job.accepted.done():
-                self._leave(
+                self._runner.leave(
                     job, NotReady("It is left to the next start", retry_after=RETRY_UNKNOWN)
                 )
 
@@ -163,7 +160,7 @@ class StoredRequests:
                 field="Idempotency-Key",
             )
         self._service.limiter.give_back(admission.request_id)  # the first one has a place
-        self._metrics.repeated("joined" if row.id in self._jobs else "answered")
+        self._metrics.repeated("joined" if row.id in self._runner.jobs else "answered")
         if (job := await self._job_of(row.id)) is None:
             raise NotReady(_FORGOTTEN, retry_after=1.0)
         return job
@@ -175,7 +172,7 @@ class StoredRequests:
         owner, key = admission.caller, admission.idempotency_key
         if key is None:
             return None
-        for job in self._jobs.values():
+        for job in self._runner.jobs.values():
             if (job.row.owner, job.row.idempotency_key) == (owner, key):
                 return job.row
         row = await self._database.by_key(owner, key)
@@ -199,98 +196,12 @@ class StoredRequests:
             webhook=wish.webhook,
             created=time.time(),
         )
-        job = self._jobs[row.id] = Job(row, submission.parameters, submission)
+        job = self._runner.jobs[row.id] = Job(row, submission.parameters, submission)
         self._service.limiter.keep(row.id, row.owner)
         admission.generation = None  # whose end does not cancel it any more
-        job.task = asyncio.create_task(self._store_and_run(job, submission))
+        job.task = asyncio.create_task(self._runner.store_and_run(job, submission))
         await asyncio.shield(job.accepted)
         return job
-
-    async def _store_and_run(self, job: Job, submission: Submission) -> None:
-        try:
-            generation = submission.generation
-            packed = await asyncio.to_thread(pack, submission.parameters, generation.condition)
-            await self._database.add(job.row, packed)
-        except Exception as error:
-            logger.exception("request %s cannot be stored", job.row.id)
-            refusal = NotReady("The request cannot be stored now", retry_after=RETRY_UNKNOWN)
-            refusal.__cause__ = error
-            job.accepted.set_exception(refusal)
-            job.accepted.exception()  # seen, though its caller may have gone
-            self._leave(job, refusal)
-            return
-        job.accepted.set_result(None)
-        await self._run(job, submission)
-
-    # Running
-
-    async def _run(self, job: Job, submission: Submission) -> None:
-        try:
-            told = progress(submission, OutputFormat(job.row.output_format))
-            async with aclosing(told):
-                async for one in told:
-                    if one.name == "done":
-                        await self._finish(job, one)
-                    else:
-                        job.tell(one)
-        except WorkerUnavailable as error:
-            submission.failed()
-            if self._database.outlives:  # the next process may have a worker
-                self._leave(job, error)
-            else:
-                await self._fail(job, error)
-        except VariationsError as error:
-            submission.failed()
-            await self._fail(job, error)
-        except Exception:
-            logger.exception("unexpected error in request %s", job.row.id)
-            submission.generation.cancel()
-            await self._fail(job, GenerationFailed("The service met an unexpected error"))
-
-    async def _finish(self, job: Job, done: Told) -> None:
-        """First into the database: what was told to be done must not be made again."""
-        pictures = await asyncio.to_thread(stored_pictures, job)
-        last, summary = job.log.last + 1, done.data.model_dump_json()
-        await self._keep(job, self._database.finish(job.row.id, last, summary, pictures))
-        job.finish(done)
-        self._tell_webhook(job)
-
-    async def _fail(self, job: Job, error: VariationsError) -> None:
-        words = words_of(error)
-        await self._keep(job, self._database.fail(job.row.id, job.log.last, words))
-        job.fail(error)
-        self._tell_webhook(job)
-
-    async def _keep(self, job: Job, writing: Awaitable[None]) -> None:
-        """Have the end of a job written; where that cannot be, it stays in memory."""
-        self._service.limiter.give_back(job.row.id)
-        try:
-            await writing
-            job.row = await self._database.by_id(job.row.id) or job.row
-        except sqlite3.Error:
-            logger.exception("the end of request %s cannot be stored", job.row.id)
-        else:
-            self._jobs.pop(job.row.id, None)
-
-    def _leave(self, job: Job, error: VariationsError) -> None:
-        """Go on with a job no more in this process, and tell ``error`` to who still listens."""
-        self._jobs.pop(job.row.id, None)
-        if job.submission:
-            job.submission.generation.cancel()
-        if job.task and job.task is not asyncio.current_task():
-            job.task.cancel()
-        self._service.limiter.give_back(job.row.id)
-        job.fail(error)
-
-    def _tell_webhook(self, job: Job) -> None:
-        if job.row.webhook:
-
-            async def sent() -> None:
-                with suppress(sqlite3.Error):
-                    await self._database.sent(job.row.id)
-
-            body = webhook_event(job).model_dump_json(exclude_none=True)
-            self._webhooks.tell(job.row.webhook, job.row.id, body, sent)
 
     # Going on after a start
 
@@ -301,7 +212,7 @@ class StoredRequests:
         except (ValueError, TypeError, KeyError, BadZipFile):
             logger.exception("request %s cannot be read", row.id)
             wanted, condition = None, Condition(())
-        job = self._jobs[row.id] = Job(row, wanted)
+        job = self._runner.jobs[row.id] = Job(row, wanted)
         job.accepted.set_result(None)
         self._service.limiter.keep(row.id, row.owner)
         return job, condition
@@ -310,16 +221,16 @@ class StoredRequests:
         for job, condition in waiting:
             while not self._service.engine.accepting:  # noqa: ASYNC110 - it has no event of this
                 await asyncio.sleep(LOOK_SECONDS)
-            if job.row.id not in self._jobs:  # cancelled meanwhile
+            if job.row.id not in self._runner.jobs:  # cancelled meanwhile
                 continue
             try:
                 job.submission = self._resubmit(job, condition)
             except NotReady as error:
-                self._leave(job, error)
+                self._runner.leave(job, error)
             except VariationsError as error:
-                await self._fail(job, error)
+                await self._runner.fail(job, error)
             else:
-                job.task = asyncio.create_task(self._run(job, job.submission))
+                job.task = asyncio.create_task(self._runner.run(job, job.submission))
 
     def _resubmit(self, job: Job, condition: Condition) -> Submission:
         service, row = self._service, job.row
@@ -356,15 +267,15 @@ class StoredRequests:
 
     async def cancel(self, job: Job) -> None:
         """Cancel a job if it has not ended, and forget it."""
-        if job.row.id in self._jobs:
-            self._leave(job, Cancelled("The request was cancelled"))
+        if job.row.id in self._runner.jobs:
+            self._runner.leave(job, Cancelled("The request was cancelled"))
             if job.task:
                 await asyncio.gather(job.task, return_exceptions=True)
         await self._database.remove(job.row.id)
 
     async def _job_of(self, request_id: str) -> Job | None:
         """The job with this id, if there is one still."""
-        if job := self._jobs.get(request_id):
+        if job := self._runner.jobs.get(request_id):
             return job
         if (found := await self._database.whole(request_id)) is None:
             return None

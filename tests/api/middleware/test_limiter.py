@@ -314,3 +314,23 @@ def test_a_turn_that_is_not_taken_is_given_up() -> None:
     assert not door.enters("b", "one")
     door.now += told + TURN_SECONDS + 0.1
     assert door.enters("c", "one")
+
+
+def test_a_place_that_is_kept_outlasts_the_request_until_it_is_given_back() -> None:
+    door = Door(limit=1)
+    door.enter("stored")
+    door.limiter.keep("stored", "")
+    door.leave("stored")
+    assert door.limiter.taken == 1
+    with pytest.raises(QueueFull):
+        door.enter("late")
+    door.limiter.give_back("stored")
+    door.enter("late")
+
+
+def test_a_repeated_request_needs_no_place() -> None:
+    door = Door(limit=1)
+    door.enter("first")
+    with door.limiter.admit("again", "", is_repeat=True):
+        door.limiter.arrived("again")
+        assert (door.limiter.taken, door.limiter.uploads) == (1, 0)

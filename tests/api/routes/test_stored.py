@@ -248,12 +248,14 @@ def test_with_a_key_a_client_that_leaves_finds_its_pictures_afterwards(
         files = {"image": ("a.png", png)}
         with leaving.stream("POST", "/variations", files=files, headers=accept) as response:
             assert next(events(response))[0] == "queued"
+            place = response.headers["content-location"]
     gone = {"route": "/variations", "status": "499"}
     eventually(lambda: value(client, "variations_requests_total", gone) == 1)
     engine.gate.open()
     assert post(client, png, key).status_code == 200
     assert not engine.gone.is_set()
     assert len(engine.parameters) == 1
+    assert client.get(place).json()["status"] == "done"
 
 
 def test_a_deadline_ends_the_wait_and_not_the_work(
