@@ -40,9 +40,12 @@ export function textButton(label, onclick, attributes = {}) {
   return element("button", { type: "button", class: "button", onclick, ...attributes }, label);
 }
 
-/** Say something to screen readers, once they have finished what they are saying. */
+/**
+ * Say something to screen readers, once they have finished what they are saying: from within an
+ * open dialog, since all else is not there for them then.
+ */
 export function announce(words) {
-  find("#announcer").textContent = words;
+  find("dialog[open] [role=status], #announcer").textContent = words;
 }
 
 /** Copy a text; also where the page came over plain HTTP and browsers have no clipboard for it. */

@@ -25,9 +25,6 @@ form.addEventListener("submit", (event) => {
   if (!chooser.picture) {
     complain("Choose a picture first.");
     find("#file").focus();
-  } else if (isEmptyKey()) {
-    complain("An API key is needed.");
-    find("#key").focus();
   } else {
     start([chooser.picture]);
   }
@@ -77,6 +74,7 @@ function start(inputs) {
     complain(`That is ${inMegabytes(bytes)}; at most ${inMegabytes(service.max_upload_bytes)} are taken.`);
     return;
   }
+  if (!find("#key-field").hidden && !isKey()) return;
   complain("");
   const fields = settings.fields();
   if (inputs.length > 1) delete fields.strength; // which picture's layout would it keep?
@@ -103,8 +101,12 @@ function key() {
   return find("#key").value.trim();
 }
 
-function isEmptyKey() {
-  return !find("#key-field").hidden && !key();
+/** Whether the key could be one; browsers send no other letters, and would not say why. */
+function isKey() {
+  if (/^[\x21-\x7e]+$/.test(key())) return true;
+  complain(key() ? "A key is of letters, digits and signs of ASCII." : "An API key is needed.");
+  find("#key").focus();
+  return false;
 }
 
 function complain(words) {

@@ -1,12 +1,13 @@
 /** A picture large, beside the one that it is a variation of. */
 
-import { element, find, iconButton } from "./dom.js";
+import { announce, element, find, iconButton } from "./dom.js";
 import { imageOf, tools } from "./run.js";
 
 export class Viewer {
   constructor(actions) {
     this.actions = actions;
     this.dialog = find("#viewer");
+    this.body = find("#viewer-body");
     this.dialog.addEventListener("keydown", (event) => {
       if (event.key === "ArrowLeft") this.move(-1);
       if (event.key === "ArrowRight") this.move(1);
@@ -28,7 +29,11 @@ export class Viewer {
     for (let index = this.index + by; index in [...pictures]; index += by) {
       if (pictures[index]) {
         this.index = index;
+        const { title } = document.activeElement;
         this.fill();
+        const same = title && find(`[title="${title}"]`, this.body); // what had it has gone
+        (same || find("button", this.body)).focus();
+        announce(find("#viewer-title").textContent);
         return;
       }
     }
@@ -44,7 +49,7 @@ export class Viewer {
       ]),
     );
     const several = run.pictures.filter(Boolean).length > 1;
-    this.dialog.replaceChildren(
+    this.body.replaceChildren(
       element(
         "header",
         {},

@@ -150,6 +150,22 @@ def test_it_works_by_keyboard_alone(visitor: Visit, engine: FakeEngine) -> None:
     assert "Done: 3 pictures" in visitor.said()
 
 
+def test_in_the_large_view_the_keyboard_stays_where_it_is(visitor: Visit) -> None:
+    page = visitor.open()
+    page.locator(".sample").first.click()
+    page.locator("#go").click()
+    visitor.finish()
+    page.locator(".open").first.click()
+    forward = page.get_by_role("button", name="Next variation")
+    forward.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#viewer-title")).to_contain_text("Variation 2")
+    expect(forward).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer-title")).to_contain_text("Variation 3")
+    expect(forward).to_be_focused()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(
     browser: Browser, url: str, engine: FakeEngine, scheme: str
@@ -196,6 +212,9 @@ def test_a_key_is_asked_for_and_kept_no_longer_than_the_tab(browser: Browser) ->
         visitor.drop(httpx.get(f"{url}/page/samples/star.png").content)
         page.locator("#go").click()
         expect(page.locator("#complaint")).to_have_text("An API key is needed.")
+        page.get_by_label("API key").fill("no-key-has-such-letters-ключ")
+        page.locator("#go").click()
+        expect(page.locator("#complaint")).to_contain_text("letters, digits and signs of ASCII")
         page.get_by_label("API key").fill("another-key-that-is-wrong")
         page.locator("#go").click()
         visitor.finish("failed")
