@@ -20,6 +20,10 @@ DELAYS = (5.0, 30.0, 120.0, 600.0, 3600.0, 4 * 3600.0, 8 * 3600.0)
 
 JITTER = 1.25
 ANSWER_SECONDS = 15.0
+"""In which all of an answer's head must have come."""
+
+AT_ONCE = 16
+"""Messages to one origin that are under way; after a start there may be thousands."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,9 @@ class Webhooks:
         self._origins = [origin.lower() for origin in origins]
         self._signer = Webhook(secret) if secret else None
         self._metrics = metrics
+        self._turns = {origin: asyncio.Semaphore(AT_ONCE) for origin in self._origins}
+        # Made once: it reads a file of certificates.
+        self._tls = httpx2.create_ssl_context() if secret else True
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check(self, url: str) -> None:
@@ -51,10 +58,11 @@ class Webhooks:
 
         ``name`` stands for this message, whichever process tells it.
         """
-        if self._signer is None or _origin(url) not in self._origins:
+        turns = self._turns.get(_origin(url) or "")
+        if self._signer is None or turns is None:
             return  # as the settings were when it was accepted, it was allowed
         message_id = f"msg_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
-        task = asyncio.create_task(self._tell(self._signer, url, message_id, body, sent))
+        task = asyncio.create_task(self._tell(self._signer, turns, url, message_id, body, sent))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -65,11 +73,13 @@ class Webhooks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _tell(
-        self, signer: Webhook, url: str, message_id: str, body: str,
+        self, signer: Webhook, turns: asyncio.Semaphore, url: str, message_id: str, body: str,
         sent: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         for delay in (*DELAYS, None):
-            if await self._post(signer, url, message_id, body):
+            async with turns:
+                taken = await self._post(signer, url, message_id, body)
+            if taken:
                 self._metrics.delivery("delivered")
                 break
             self._metrics.delivery("failed" if delay is not None else "given_up")
@@ -89,11 +99,12 @@ class Webhooks:
         }
         try:
             async with (
-                httpx2.AsyncClient(timeout=ANSWER_SECONDS) as client,
+                asyncio.timeout(ANSWER_SECONDS),
+                httpx2.AsyncClient(timeout=None, verify=self._tls) as client,
                 client.stream("POST", url, content=body, headers=headers) as response,
             ):
                 status = response.status_code
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             logger.info("A webhook was not told: %s", type(error).__name__)
             return False
         if not (taken := status < HTTPStatus.MULTIPLE_CHOICES):
