@@ -229,6 +229,11 @@ class StoredRequests:
                 self._runner.leave(job, error)
             except VariationsError as error:
                 await self._runner.fail(job, error)
+            except Exception:  # those behind it shall not wait for ever
+                logger.exception("request %s cannot be taken up again", job.row.id)
+                await self._runner.fail(
+                    job, GenerationFailed("The service met an unexpected error")
+                )
             else:
                 job.task = asyncio.create_task(self._runner.run(job, job.submission))
 
@@ -240,6 +245,11 @@ class StoredRequests:
         if model is None or preprocessing is None or row.model != f"{model.id}@{model.revision}":
             raise GenerationFailed(
                 f"It was accepted for {row.model}, and another model is served now: post it again"
+            )
+        size, scheduler = job.wanted.size, job.wanted.scheduler
+        if size not in model.sizes or scheduler not in model.schedulers:
+            raise GenerationFailed(
+                f"{size[0]}x{size[1]} with {scheduler.value} is not offered any more: post it again"
             )
         seconds = service.settings.request_timeout
         admission = Admission(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,9 +14,13 @@ from app.api.state import Service
 from app.api.stored.database import Database, Row, StoredPicture
 from app.api.stored.job import ended
 from app.errors import GenerationFailed, NoSuchRequest, WorkerUnavailable
+from app.parameters import Parameters
+from app.scheduling.forecast import Span
 from app.settings import Settings
 from tests.support.fakes import FakeDecoders, FakeEngine
 from tests.support.problems import assert_problem
+from tests.support.requests import MODEL
+from tests.support.scrape import eventually
 from tests.support.serving import serving
 
 SUMMARY = (
@@ -153,3 +158,50 @@ def test_a_store_that_fails_is_told_as_such(tmp_path: Path, png: bytes) -> None:
             assert "store" in problem["detail"] or "stored" in problem["detail"]
         assert app.state.service.limiter.taken == 0
         assert post(client, png).status_code == 200
+
+
+def test_a_request_that_cannot_be_taken_up_again_holds_up_no_other(
+    tmp_path: Path, png: bytes
+) -> None:
+    settings = Settings(store=tmp_path / "store.db")
+    engine = FakeEngine()
+    engine.gate.held = True
+    with (
+        serving(create_app(settings, engine, FakeDecoders())) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        left = [post(client, png, prefer="respond-async").headers["location"] for _ in range(2)]
+
+    class Odd(FakeEngine):
+        def predict(self, parameters: Parameters) -> Span:
+            if not self.parameters and not self.failed:
+                self.failed = True
+                raise KeyError(parameters.size)
+            return super().predict(parameters)
+
+        failed = False
+
+    app = create_app(settings, Odd(), FakeDecoders())
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        eventually(lambda: app.state.service.limiter.taken == 0)
+        states = [client.get(location).json()["status"] for location in left]
+        assert states == ["failed", "done"]
+
+
+def test_a_request_for_what_is_no_longer_offered_says_so(tmp_path: Path, png: bytes) -> None:
+    settings = Settings(store=tmp_path / "store.db")
+    engine = FakeEngine()
+    engine.gate.held = True
+    with (
+        serving(create_app(settings, engine, FakeDecoders())) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        location = post(client, png, prefer="respond-async").headers["location"]
+    engine = FakeEngine()
+    engine.model = replace(MODEL, sizes=((96, 64),))
+    app = create_app(settings, engine, FakeDecoders())
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        eventually(lambda: client.get(location).json()["status"] not in ("queued", "running"))
+        error = client.get(location).json()["error"]
+        assert "64x64" in error["detail"]
+    assert engine.parameters == []
