@@ -9,6 +9,7 @@ kernel, quadratic in memory, is no candidate but what the others are held agains
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -91,11 +92,13 @@ def _attentions(unet: Any) -> list[SelfAttention]:
     return [each for each in unet.modules() if isinstance(each, SelfAttention)]
 
 
+@cache
 @torch.inference_mode()
 def fastest(shape: Shape, rows: int, dtype: torch.dtype, device: torch.device) -> str:
     """The kernel that takes the least time for so many rows, of those that compute the right thing.
 
     One is left out, and that is logged, where it raises or is off by more than rounding explains.
+    All pipelines of a process have the same, so that they can be held against each other.
     """
     heads, positions, channels = shape
     qkv = torch.randn(rows, positions, 3 * heads * channels, dtype=dtype, device=device)

@@ -54,6 +54,14 @@ class Bench:
         return self._seconds.get(name, 2e-3)
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """Neither of the test before nor for the next one."""
+    attention.fastest.cache_clear()
+    yield
+    attention.fastest.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def on_cpu(tiny_folder: Path) -> Pipeline:
     return Pipeline.load(config(tiny_folder, "cpu"))
