@@ -91,11 +91,15 @@ class Mirror:
         self._buckets, self._cap = ready.buckets, ready.measured.row_cap
         self._line = self._empty_line()
         self._at_once = ready.at_once
-        size = ready.model.sizes[0]
-        for costs in (self.costs, self.lowest):
+        measured, size = ready.measured, ready.model.sizes[0]
+        # A start beside others' work must not be taken for the best that this machine can do.
+        for costs, times in (self.costs, 1.0), (self.lowest, measured.disturbance):
             costs.beside = ready.beside
             costs.measured(
-                size, ready.measured.step_seconds, ready.encode_seconds, ready.decode_seconds
+                size,
+                {bucket: seconds / times for bucket, seconds in measured.step_seconds.items()},
+                ready.encode_seconds / times,
+                ready.decode_seconds / times,
             )
         self._forecast = None
 

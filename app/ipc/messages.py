@@ -81,7 +81,8 @@ class Measured:
 
     ``step_seconds`` are those of one step by its rows, for some numbers of rows. From them comes
     the ``row_cap``, for the reason that is told; ``threads`` are torch's, ``attention`` the kernels
-    of self-attention, in words.
+    of self-attention, in words. ``disturbance``, 1 or more, is how many times as long the steps
+    took as with the processor to themselves.
     """
 
     step_seconds: dict[int, float]
@@ -89,6 +90,7 @@ class Measured:
     cap_reason: CapReason = CapReason.SET
     threads: int = 1
     attention: str = ""
+    disturbance: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

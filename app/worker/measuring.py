@@ -13,7 +13,7 @@ import torch
 
 from app.pipeline import Pipeline, Row, Sample
 from app.pipeline.devices import ran_out_of_memory
-from app.scheduling.row_cap import LONGEST_STEP, SMALLEST_CAP
+from app.scheduling.row_cap import LONGEST_STEP, ONE_REQUEST, SMALLEST_CAP
 from app.worker import threads
 
 ROWS_TRIED = (2, 4, 8, 16, 32, 64, 128)
@@ -34,10 +34,19 @@ NO_GAIN = 1.02
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Seconds of a step by its rows; ``fits`` is False where the next number had no memory."""
+    """Seconds of a step by its rows; ``fits`` is False where the next number had no memory.
+
+    ``disturbance`` is how many times as long steps took as with the processor to themselves.
+    """
 
     seconds: dict[int, float]
     fits: bool
+    disturbance: float
+
+    @property
+    def undisturbed(self) -> dict[int, float]:
+        """Seconds of a step by its rows, with the processor to themselves."""
+        return {rows: seconds / self.disturbance for rows, seconds in self.seconds.items()}
 
 
 class Stopwatch:
@@ -94,8 +103,9 @@ class Stopwatch:
                 runs.append(self.step(rows))
         work = {rows: median(work for _, work in runs) for rows, runs in both.items()}
         # What a second of work takes here and now is one number, for all rows.
-        ratios = [median(s for s, _ in runs) / work[rows] for rows, runs in both.items()]
-        return StepTimes({rows: median(ratios) * each for rows, each in work.items()}, fits)
+        ratio = median(median(s for s, _ in runs) / work[rows] for rows, runs in both.items())
+        seconds = {rows: ratio * each for rows, each in work.items()}
+        return StepTimes(seconds, fits, disturbance=max(1.0, ratio))  # on any threads of its own
 
     def _worth_trying(self, tried: Sequence[int]) -> tuple[list[int], bool]:
         """Numbers of rows, each of which has been run, until two in a row gain nothing."""
@@ -111,7 +121,9 @@ class Stopwatch:
                 raise
             rates.append(rows / work)
             without_gain = len(rates) > 2 and max(rates[-2:]) < NO_GAIN * max(rates[:-2])
-            if without_gain or seconds > LONGEST_STEP:
+            # Others' work makes steps longer, but not fewer rows better: see to one request first.
+            longest = min(seconds, work) if rows < ONE_REQUEST else seconds
+            if without_gain or longest > LONGEST_STEP:
                 return list(tried[: number + 1]), True
         return list(tried), True
 

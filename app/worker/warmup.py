@@ -106,10 +106,11 @@ def _measured(stopwatch: Stopwatch, start: Start, *, on_gpu: bool) -> Measured:
     if (cap := _set_cap(start)) is not None:
         times = stopwatch.step_times(sorted({min(SMALLEST_CAP, cap), cap}))
         reason = CapReason.SET if start.max_rows else CapReason.FIXED_BUCKET
-        return Measured(times.seconds, cap, reason, chosen)
+        return Measured(times.seconds, cap, reason, chosen, disturbance=times.disturbance)
     tried = [rows for rows in ROWS_TRIED if not on_gpu or rows <= MOST_ROWS_OF_GPU]
     times = stopwatch.step_times(tried)
-    return Measured(times.seconds, *find_row_cap(times.seconds, fits=times.fits), chosen)
+    cap, reason = find_row_cap(times.undisturbed, fits=times.fits)
+    return Measured(times.seconds, cap, reason, chosen, disturbance=times.disturbance)
 
 
 def buckets(most: int, device: str, *, fixed: bool) -> list[int]:

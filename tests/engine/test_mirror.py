@@ -1,6 +1,7 @@
 """The mirror of the worker's queue: who is due, who was running, when each ends."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -218,6 +219,15 @@ async def test_what_a_request_takes_alone_knows_nothing_of_the_queue(mirror: Mir
     submit_due(mirror)
     encode(mirror, "abcd")
     assert mirror.fastest(PARAMETERS) == alone
+
+
+async def test_a_disturbed_start_is_not_the_fastest_that_can_be(mirror: Mirror) -> None:
+    """Else a service started on a busy machine could refuse all that comes, for ever."""
+    disturbed = Measured({2: 1.0, 4: 2.0}, 4, disturbance=10.0)
+    other = Mirror()
+    other.worker_ready(replace(READY, measured=disturbed, encode_seconds=5.0, decode_seconds=5.0))
+    assert other.fastest(PARAMETERS) == pytest.approx(mirror.fastest(PARAMETERS))
+    assert other.costs.step(SIZE, 2) == 1.0
 
 
 async def test_the_fastest_is_what_was_ever_seen(mirror: Mirror) -> None:

@@ -76,6 +76,27 @@ def test_busy_moments_change_nothing(timed: tuple[Timed, Stopwatch], disturbed: 
     assert find_row_cap(stopwatch.step_times().seconds)[0] == 16
 
 
+@pytest.mark.parametrize(("disturbed", "expected"), [(0, 1.0), (1000, 10.0)])
+def test_steps_tell_how_much_longer_they_took_for_others_work(
+    timed: tuple[Timed, Stopwatch], disturbed: int, expected: float
+) -> None:
+    pipeline, stopwatch = timed
+    pipeline.disturbed = disturbed
+    assert stopwatch.step_times().disturbance == pytest.approx(expected)
+
+
+def test_rows_are_chosen_by_what_steps_take_without_others_work(
+    timed: tuple[Timed, Stopwatch],
+) -> None:
+    """One of these would be long enough not to try the next, were it the machine's own doing."""
+    pipeline, stopwatch = timed
+    pipeline.costs = {rows: 15 * seconds for rows, seconds in COSTS.items()}
+    pipeline.disturbed = 1000
+    times = stopwatch.step_times()
+    assert times.undisturbed == pytest.approx({rows: pipeline.costs[rows] for rows in (2, 4, 8)})
+    assert find_row_cap(times.undisturbed)[0] == 8
+
+
 def test_a_number_that_does_not_fit_ends_the_search(timed: tuple[Timed, Stopwatch]) -> None:
     pipeline, stopwatch = timed
     pipeline.largest = 8
