@@ -110,6 +110,7 @@ class Server(uvicorn.Server):
         self.failed = False
         """It ended since no worker can ever start."""
         self._drain_until: float | None = None
+        self._has_said_stopping = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(AcceptErrors())
@@ -130,6 +131,7 @@ class Server(uvicorn.Server):
             logs.say(f"cannot start, so it ends: {state.reason}")
             self.failed = self.should_exit = True
         if self._drain_until is not None:
+            self._say_stopping()
             left = self._drain_until - time.monotonic()
             # What is written may have slow readers; they have what is left of the time.
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left))
@@ -140,6 +142,15 @@ class Server(uvicorn.Server):
                 logger.error("Not everything was answered within the drain time; stopping")
                 self.should_exit = self.force_exit = True
         return await super().on_tick(counter)
+
+    def _say_stopping(self) -> None:
+        """Once; not in the signal's handler, which may have interrupted the printing of a line."""
+        if self._has_said_stopping:
+            return
+        self._has_said_stopping = True
+        waiting = self.service.limiter.taken
+        words = f" once all requests are answered, {waiting} now; a second signal ends it at once"
+        logs.say("stopping" + (words if waiting else ""))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._announcement.cancel()

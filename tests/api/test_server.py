@@ -59,6 +59,7 @@ def test_a_signal_ends_an_idle_server_cleanly(
 ) -> None:
     assert httpx.get(f"{service.url}/readyz").status_code == 200
     service.signal(number)
+    service.wait_for("variations: stopping")
     service.assert_clean_end()
 
 
@@ -66,6 +67,7 @@ def test_what_was_accepted_is_answered_after_the_first_signal(
     service: ServiceProcess, held: Future[httpx.Response]
 ) -> None:
     service.signal(signal.SIGTERM)
+    service.wait_for("stopping once all requests are answered, 1 now; a second signal")
     eventually(lambda: readiness(service) == "draining")
     refused = httpx.post(f"{service.url}/variations", files={"image": ("a.png", b"unread")})
     assert_problem(refused, 503)
