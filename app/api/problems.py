@@ -85,6 +85,8 @@ def problem(
 
     Where OpenAI's SDK is to read it, it is an error of OpenAI's instead.
     """
+    if kind:
+        scope.setdefault("state", {})["problem"] = _name(kind)  # for the log
     retry = {}
     if retry_after is not None:  # in milliseconds for the clients that read them first
         retry["retry-after"] = str(max(1, math.ceil(retry_after)))
@@ -109,7 +111,7 @@ def _body(
     retry_after: float | None,
 ) -> str:
     body = Problem(
-        type=f"urn:variations:{_WORDS.sub('-', kind.__name__).lower()}" if kind else "about:blank",
+        type=f"urn:variations:{_name(kind)}" if kind else "about:blank",
         title=kind.title if kind else HTTPStatus(status).phrase,
         status=status,
         detail=detail,
@@ -119,6 +121,10 @@ def _body(
         retry_after=None if retry_after is None else round(retry_after, 3),
     )
     return body.model_dump_json(exclude_none=True)
+
+
+def _name(kind: type[VariationsError]) -> str:
+    return _WORDS.sub("-", kind.__name__).lower()
 
 
 def of_error(scope: Scope, error: VariationsError) -> Response:

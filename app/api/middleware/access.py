@@ -99,10 +99,12 @@ class Access:
         }
         if trace_id := self.tracing.trace_id(Headers(scope=scope).get("traceparent", "")):
             extra["trace_id"] = trace_id
+        if problem := scope["state"].get("problem"):
+            extra["problem"] = problem
         self.metrics.http.request(route, status, seconds)
         logger.log(
             logging.DEBUG if route in _QUIET else logging.INFO,
-            "%s %s %d %.3fs id=%s",
-            *(method, path, status, seconds, request_id),
+            "%s %s %d %.3fs%s id=%s",
+            *(method, path, status, seconds, f" {problem}" if problem else "", request_id),
             extra=extra,
         )

@@ -61,6 +61,16 @@ def test_one_line_is_logged_for_each_request(
     assert "secret" not in missing
 
 
+def test_the_line_of_a_refused_request_says_what_was_wrong(
+    post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
+    post(n=99)
+    eventually(lambda: len(lines(caplog)) == 1)
+    assert " 422 " in lines(caplog)[0]
+    assert " invalid-parameter id=" in lines(caplog)[0]
+    assert caplog.records[-1].__dict__["problem"] == "invalid-parameter"
+
+
 def test_probes_are_logged_only_for_debugging(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
