@@ -32,6 +32,7 @@ from app.pictures.fit import Preprocessing
 TIMEOUT_HEADER = "x-request-timeout"
 
 _PIECE_BYTES = 2**16
+_LESS = "ask for fewer pictures or fewer steps"
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class Admission:
         raise kind(
             f"The pictures would be done in about {finished:.1f} s, and {left:.1f} s are left of "
             f"the {self.seconds:g} s that this request may take"
-            + (f"; with nothing else to do they take {fastest:.1f} s" if never else ""),
+            + (f"; with nothing else to do they take {fastest:.1f} s: {_LESS}" if never else ""),
             retry_after=None if never else finished - left,
         )
 

@@ -247,8 +247,11 @@ export function imageOf(url, alt) {
   return element("img", { src: url, alt, onerror: ({ target }) => target.remove() });
 }
 
-/** The request was not at fault, or will be taken with another key. */
-function isWorthAnotherTry({ status }) {
+/** The request was not at fault, or will be taken with another key; and the service has not refused
+ * it for good, as what it could never do in time.
+ */
+function isWorthAnotherTry({ status, requestId, retryAfter }) {
+  if ([429, 503].includes(status) && requestId && retryAfter === null) return false;
   return status < 400 || status >= 500 || [401, 408, 429].includes(status);
 }
 

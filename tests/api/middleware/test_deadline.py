@@ -199,7 +199,7 @@ def test_a_request_that_takes_too_long_by_itself_is_not_to_be_tried_again(
     engine.predicted = Span(1.0, 100.0)
     response = post()
     body = assert_problem(response, 503)
-    assert "with nothing else to do they take 99.0 s" in body["detail"]
+    assert "with nothing else to do they take 99.0 s: ask for fewer" in body["detail"]
     assert response.headers["x-should-retry"] == "false"
     assert "retry-after" not in response.headers
     assert "retry_after" not in body

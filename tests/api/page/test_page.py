@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, expect
 from app.api.application import create_app
 from app.errors import WorkerUnavailable
 from app.parameters import NearDuplicate
+from app.scheduling.forecast import Span
 from app.settings import Settings
 from tests.support.browser import Visit, visit
 from tests.support.fakes import FakeDecoders, FakeEngine
@@ -111,6 +112,18 @@ def test_an_error_is_told_in_the_services_words_and_another_try_may_go_well(
     engine.error = None
     page.get_by_role("button", name="Try again").click()
     visitor.finish()
+
+
+def test_what_would_always_be_refused_is_not_offered_again(
+    visitor: Visit, engine: FakeEngine
+) -> None:
+    engine.predicted = Span(1.0, 1e6)
+    page = visitor.open()
+    page.locator(".sample").first.click()
+    page.locator("#go").click()
+    visitor.finish("failed")
+    expect(page.get_by_role("alert")).to_contain_text(["ask for fewer pictures or fewer steps"])
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
 
 
 def test_what_is_too_large_is_not_sent(visitor: Visit) -> None:
