@@ -98,11 +98,11 @@ def create_app(
         router=app.router,
     )
     problems.install(app)
-    app.include_router(pages.router)
-    app.include_router(page.router)
-    app.include_router(pictures.router)
     for router in (variations.router, stored.router, openai.images, openai.router):
         app.include_router(router, dependencies=[variations.BEARER] if settings.api_keys else None)
+    app.include_router(pictures.router)
+    app.include_router(page.router)
+    app.include_router(pages.router)
     document.install(app, document.EVENTS, document.OPENAI_EVENTS)
     return app
 
