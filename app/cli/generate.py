@@ -27,6 +27,10 @@ def generate(
     guidance_scale: options.Guidance = None,
     guidance_start: options.GuidanceStart = None,
     guidance_end: options.GuidanceEnd = None,
+    strength: options.Strength = None,
+    negative: options.Negative = None,
+    mix: options.HowToMix = None,
+    weight: options.Weights = None,
     steps: options.Steps = None,
     scheduler: options.Solver = None,
     width: options.Width = None,
@@ -44,6 +48,7 @@ def generate(
     of the settings (VARIATIONS_MODEL and so on). The exit status is 1 where a picture has no
     variations, and 2 where an option is wrong; the other pictures are varied all the same.
 
+    With --mix all PICTURES make one input, and --weight says how much of each there is in it.
     With --like there are no PICTURES: a variation is made again from its file alone.
     """
     if like:
@@ -51,7 +56,7 @@ def generate(
         return
     if not pictures:
         raise typer.BadParameter("Name some, or a file with --like", param_hint="PICTURES")
-    from app.cli.inputs import find_inputs  # noqa: PLC0415
+    from app.cli.inputs import find_inputs, mixed  # noqa: PLC0415
     from app.cli.outcomes import Outcomes  # noqa: PLC0415
     from app.cli.sheet import Sheet  # noqa: PLC0415
 
@@ -61,6 +66,10 @@ def generate(
         "guidance_scale": guidance_scale,
         "guidance_start": guidance_start,
         "guidance_end": guidance_end,
+        "strength": strength,
+        "negative_image": negative,
+        "mix": mix,
+        "weight": weight or None,
         "num_inference_steps": steps,
         "scheduler": scheduler,
         "width": width,
@@ -72,6 +81,9 @@ def generate(
         raise typer.BadParameter(f"A PNG, such as sheet.png, not {sheet}", param_hint="--sheet")
     with _exiting():
         inputs = find_inputs(pictures, out)
+        if mix:
+            inputs = [mixed(inputs)]
+        _check_weights(weight or [], len(inputs[0].paths) if mix else 0)
         out.mkdir(parents=True, exist_ok=True)  # or say so before all the work
         contact = Sheet(sheet, len(inputs)) if sheet else None
         with Outcomes(len(inputs), out, as_json=as_json, sheet=contact) as outcomes:
@@ -81,6 +93,15 @@ def generate(
                 _here(inputs, fields, outcomes)
         if outcomes.failures:
             raise typer.Exit(1)
+
+
+def _check_weights(weights: list[float], pictures: int) -> None:
+    """Raise where there is not one for each of the pictures that are mixed."""
+    if weights and len(weights) != pictures:
+        raise typer.BadParameter(
+            f"{len(weights)} are given for {pictures} pictures that are mixed (see --mix)",
+            param_hint="--weight",
+        )
 
 
 def _again(context: typer.Context, like: Path, out: Path) -> None:
@@ -102,10 +123,11 @@ def _here(inputs: list["Input"], fields: dict[str, Any], outcomes: "Outcomes") -
     from app.cli.local import Local  # noqa: PLC0415
     from app.wishes import Wishes  # noqa: PLC0415
 
-    output_format = fields.pop("output_format")
-    Local(settings_or_exit("VARIATIONS_API_KEY"), Wishes(**fields), output_format, outcomes).run(
-        inputs
-    )
+    output_format, negative = fields.pop("output_format"), fields.pop("negative_image")
+    weight = tuple(fields.pop("weight") or [1.0] * len(inputs[0].paths))
+    wishes = Wishes(**fields, weight=weight, negative_image=negative is not None)
+    settings = settings_or_exit("VARIATIONS_API_KEY")
+    Local(settings, wishes, output_format, outcomes, negative).run(inputs)
 
 
 def _by_a_service(

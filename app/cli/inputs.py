@@ -7,13 +7,14 @@ from itertools import chain, count
 from pathlib import Path
 
 from app.errors import BadInput
+from app.parameters import MAX_IMAGES
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The picture at ``path``, the ``position``-th of all.
+    """The picture at ``path``, the ``position``-th of all, or with ``others`` a mixture.
 
     ``name`` is where its variations go below the output folder, without seed and suffix.
     """
@@ -21,6 +22,12 @@ class Input:
     position: int
     path: Path
     name: Path
+    others: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its pictures."""
+        return self.path, *self.others
 
     def output(self, folder: Path, seed: int, suffix: str) -> Path:
         """The file of one of its variations."""
@@ -45,6 +52,15 @@ def find_inputs(given: Sequence[Path], out: Path) -> list[Input]:
             found.setdefault(member, member.relative_to(path))
     names = _distinct(found.values())
     return [Input(i, path, name) for i, (path, name) in enumerate(zip(found, names, strict=True))]
+
+
+def mixed(inputs: Sequence[Input]) -> Input:
+    """One input of all their pictures. Raises :class:`BadInput` for too few or too many."""
+    if not 2 <= len(inputs) <= MAX_IMAGES:
+        raise BadInput(f"2 to {MAX_IMAGES} pictures can be mixed, not {len(inputs)}", field="mix")
+    first, *others = inputs
+    name = Path("+".join(each.name.name for each in inputs))
+    return Input(0, first.path, name, tuple(each.path for each in others))
 
 
 def _pictures_below(folder: Path) -> Iterator[Path]:

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.cli import fixed
 from app.cli.inputs import Input
 from app.cli.outcomes import Made, Outcomes
 from app.errors import BadInput, GenerationFailed
-from app.parameters import Condition, Embedding, Parameters
+from app.parameters import Condition, Embedding, Fit, Parameters
 from app.pictures import Picture
 from app.pictures.decode import decode
 from app.pictures.encode import OutputFormat, encode
+from app.pictures.fit import at_size
 from app.pictures.provenance import Origin
 from app.wishes import Wishes
 
@@ -32,7 +34,7 @@ class _Begun:
 
     input: Input
     parameters: Parameters
-    embedding: Embedding
+    embeddings: list[Embedding]
     samples: list["Sample"]
 
     @property
@@ -43,20 +45,25 @@ class _Begun:
 class Local:
     """A loaded checkpoint that varies many inputs, as the settings say.
 
-    ``wishes`` are the same for all, the seed too if it is given. Raises
-    :class:`VariationsError` where the checkpoint cannot be loaded, or cannot serve the wishes.
+    ``wishes`` are the same for all, the seed too if it is given, and so is ``negative``, a picture
+    to be unlike. Raises :class:`VariationsError` where the checkpoint cannot be loaded, or cannot
+    serve the wishes, and :class:`OSError` for a negative picture that cannot be read.
     """
 
     def __init__(
-        self, settings: "Settings", wishes: Wishes, output_format: OutputFormat, outcomes: Outcomes
+        self,
+        settings: "Settings",
+        wishes: Wishes,
+        output_format: OutputFormat,
+        outcomes: Outcomes,
+        negative: Path | None = None,
     ) -> None:
         from app.pipeline import Pipeline  # noqa: PLC0415
 
         self._pipeline = Pipeline.load(settings.to_model_config(), outcomes.loading)
         outcomes.loading("", None)
-        wishes.resolve(self._pipeline.model)  # what is wrong with them is so before all inputs
+        fit = wishes.resolve(self._pipeline.model).fit  # what is wrong is so before all inputs
         self._settings = settings
-        self._signer = settings.signer()
         self._wishes = wishes
         self._output_format = output_format
         self._outcomes = outcomes
@@ -66,6 +73,7 @@ class Local:
             self._rows = bucket
             fixed.prepare(self._pipeline, bucket)
         self._bucket = bucket
+        self._negative = self._embedded([self._decode(negative)], fit) if negative else []
 
     def run(self, inputs: Sequence[Input]) -> None:
         """Vary every input. Raises :class:`OSError` where a file cannot be written."""
@@ -85,19 +93,31 @@ class Local:
         self._outcomes.begun(each)
         try:
             parameters = self._wishes.resolve(self._pipeline.model)
-            picture = decode(each.path.read_bytes(), max_pixels=self._settings.max_pixels)
-            pixels = self._pipeline.preprocessing(picture, parameters.fit)
-            [embedding] = self._pipeline.encode(pixels)
-            condition = Condition.of(parameters, [embedding])
+            pictures = [self._decode(path) for path in each.paths]
+            embeddings = self._embedded(pictures, parameters.fit)
+            condition = Condition.of(parameters, embeddings, next(iter(self._negative), None))
             rows = self._pipeline.condition(condition)
+            begins_from = None
+            if parameters.strength is not None:
+                start = at_size(pictures[0], parameters.size, parameters.fit)
+                begins_from = self._pipeline.posterior(start)
         except (BadInput, GenerationFailed) as error:
             self._outcomes.failed(each, error.message)
             return None
         except OSError as error:
             self._outcomes.failed(each, error.strerror or str(error))
             return None
-        samples = [self._pipeline.start(rows, parameters, i) for i in range(parameters.n)]
-        return _Begun(each, parameters, embedding, samples)
+        samples = [
+            self._pipeline.start(rows, parameters, i, begins_from) for i in range(parameters.n)
+        ]
+        return _Begun(each, parameters, [*embeddings, *self._negative], samples)
+
+    def _decode(self, path: Path) -> Picture:
+        return decode(path.read_bytes(), max_pixels=self._settings.max_pixels)
+
+    def _embedded(self, pictures: Sequence[Picture], fit: Fit) -> list[Embedding]:
+        pixels = [self._pipeline.preprocessing(picture, fit) for picture in pictures]
+        return list(self._pipeline.encode(*pixels))
 
     def _step(self, running: Sequence[_Begun]) -> None:
         """A step of those first in line whose rows fit."""
@@ -129,7 +149,7 @@ class Local:
 
     def _written(self, begun: _Begun, index: int, picture: Picture) -> bytes:
         model = self._pipeline.model
-        origin = Origin.of(model, begun.parameters, index, [begun.embedding], self._bucket)
+        origin = Origin.of(model, begun.parameters, index, begun.embeddings, self._bucket)
         told = origin.told(self._settings.provenance)
         return encode(picture, self._output_format, told, self._signer)
 

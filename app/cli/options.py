@@ -11,6 +11,7 @@ from app.parameters import (
     MAX_STEPS,
     MAX_VARIATIONS,
     Fit,
+    Mix,
     Scheduler,
 )
 from app.pictures.encode import OutputFormat
@@ -27,11 +28,21 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.", fi
 
 N = Annotated[int, typer.Option("-n", min=1, max=MAX_VARIATIONS, help="How many of each picture.")]
 Seed = Annotated[
-    int | None, typer.Option(min=0, max=MAX_SEED, help="Of the first; then +1. Random.")
+    int | None,
+    typer.Option(
+        min=0,
+        max=MAX_SEED,
+        help="Of the first variation; the next has one more. Random if left out.",
+    ),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", min=0, max=MAX_GUIDANCE_SCALE, help="How closely to follow it."),
+    typer.Option(
+        "--guidance",
+        min=0,
+        max=MAX_GUIDANCE_SCALE,
+        help="How closely to follow the picture; at most 1: no guidance.",
+    ),
 ]
 GuidanceStart = Annotated[
     float | None, typer.Option(min=0, max=1, help="The part of the steps where it begins.")
@@ -42,9 +53,22 @@ GuidanceEnd = Annotated[
 Steps = Annotated[
     int | None, typer.Option(min=1, max=MAX_STEPS, help="More steps, finer pictures.")
 ]
+Strength = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Begin from the picture itself: less keeps more of it."),
+]
+Negative = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="A picture to be unlike.")
+]
+HowToMix = Annotated[
+    Mix | None, typer.Option("--mix", help="Vary 2 to 4 pictures together, and how to mix them.")
+]
+Weights = Annotated[
+    list[float] | None, typer.Option("--weight", help="With --mix, once for each picture.")
+]
 Solver = Annotated[Scheduler | None, typer.Option("--scheduler", help="The solver.")]
-Width = Annotated[int | None, typer.Option(min=1, help="With height, a size that is offered.")]
-Height = Annotated[int | None, typer.Option(min=1, help="See width.")]
+Width = Annotated[int | None, typer.Option(min=1, help="With --height, a size that is offered.")]
+Height = Annotated[int | None, typer.Option(min=1, help="With --width, a size that is offered.")]
 HowToFit = Annotated[Fit | None, typer.Option("--fit", help="How a picture becomes square.")]
 Format = Annotated[OutputFormat, typer.Option("--format", help="Of the files written.")]
 

@@ -76,7 +76,7 @@ async def _vary(
             case Waiting(seconds, error):
                 outcomes.waits(each, f"{error.title}: again in {seconds:.0f} s")
 
-    return await client.vary(each.path, on_progress=show, **fields)
+    return await client.vary(each.paths, on_progress=show, **fields)
 
 
 def _is_usage(error: ServiceError) -> bool:

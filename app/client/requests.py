@@ -38,6 +38,7 @@ class Fields(TypedDict, total=False):
     weight: Sequence[float] | None
     mix: str | None
     negative_image: Picture | None
+    strength: float | None
 
 
 def build(

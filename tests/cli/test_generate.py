@@ -17,6 +17,8 @@ from app.pictures.provenance import read_origin
 from app.pipeline import Pipeline, Sample
 from app.pipeline.samples import Step
 from tests.support.checkpoints import configure, make_checkpoint
+from tests.support.pictures import quarters
+from tests.support.processes import ServiceProcess
 
 
 @pytest.fixture
@@ -57,6 +59,38 @@ def test_generate_gives_the_same_picture_for_the_same_seed(photo: Path, tmp_path
         run("generate", photo, "-n", n, "--seed", seed, "--steps", 2, "-o", tmp_path / folder)
     first, second = (values(tmp_path / folder / "photo-6.png") for folder in "ab")
     assert np.abs(first - second).max() <= 1
+
+
+def test_a_mixture_comes_out_as_a_service_makes_it(
+    photo: Path, running: ServiceProcess, tmp_path: Path
+) -> None:
+    other, unlike = tmp_path / "other.png", tmp_path / "unlike.png"
+    Image.fromarray(quarters()).save(other)
+    Image.linear_gradient("L").convert("RGB").save(unlike)
+    asked = (
+        "generate", photo, other, "--mix", "rows", "--weight", 3, "--weight", 1, "-n", 1,
+        "--negative", unlike, "--strength", 0.7, "--guidance", 3, "--steps", 5, "--seed", 5,
+    )  # fmt: skip
+    for folder, more in (("here", ()), ("there", ("--url", running.url))):
+        result = run(*asked, *more, "-o", tmp_path / folder)
+        assert result.exit_code == 0, result.output
+    first, second = (tmp_path / folder / "photo+other-5.png" for folder in ("here", "there"))
+    assert np.abs(values(first) - values(second)).max() <= 1
+    made = read_origin(first).parameters
+    assert (made.weight, made.strength, made.negative_image) == ((0.75, 0.25), 0.7, True)
+    assert len(read_origin(first).embeddings) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(("--mix", "rows"), "2 to 4 pictures can be mixed, not 1"), (("--weight", 2), "see --mix")],
+)
+def test_a_mixture_takes_several_pictures(
+    photo: Path, options: tuple[object, ...], words: str
+) -> None:
+    result = run("generate", photo, *options)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.replace("│", " ").split())
 
 
 def test_generate_explains_what_is_no_picture(tmp_path: Path) -> None:
