@@ -491,7 +491,7 @@ async def main():
     while not (decoders.pids or task.done()):
         await asyncio.sleep(0.01)
     print(*decoders.pids, flush=True)
-    print((await task).shape, flush=True)
+    print((await task).pixels.shape, flush=True)
     await decoders.stop()
 
 asyncio.run(main())

@@ -47,12 +47,14 @@ def test_a_seed_is_a_cpu_generators(tiny: Pipeline, start: Start) -> None:
 
 
 def test_samples_of_one_table_share_its_folded_timesteps(tiny: Pipeline, start: Start) -> None:
-    one, other, longer = start(seed=1), start(seed=2, guidance=1.0), start(steps=5)
+    # A number of steps that no other test has kept here: theirs may have had other threads.
+    one, other = start(seed=1, steps=29), start(seed=2, guidance=1.0, steps=29)
+    longer = start(steps=30)
     assert one.times is other.times
     assert (len(one.times), len(longer.times)) == (one.steps, longer.steps)
     for i in range(40):  # of other tables: what is kept is bounded
         start(scheduler=Scheduler.DDIM, steps=4 + i)
-    again = start()
+    again = start(steps=29)
     assert again.times is not one.times
     assert all(map(torch.equal, again.times, one.times))
 

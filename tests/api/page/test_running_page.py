@@ -31,7 +31,7 @@ def visitor(browser: Browser, running: ServiceProcess) -> Iterator[Visit]:
     with visit(browser, running.url) as visitor:
         visitor.open()
         visitor.slide("n", 2)
-        visitor.slide("num_inference_steps", 6)
+        visitor.slide("num_inference_steps", 30)
         visitor.seed(7)  # of whose pictures none is stopped
         yield visitor
 
@@ -44,7 +44,7 @@ def test_a_dropped_photo_is_varied_before_ones_eyes_and_once_more(
     page.locator("#go").click()
     visitor.finish()
     said = " | ".join(visitor.said())
-    for words in ("Next in the queue, starts in", "Step ", " of 6, ready in", "2 of 2 pictures"):
+    for words in ("Next in the queue, starts in", "Step ", " of 30, ready in", "2 of 2 pictures"):
         assert words in said
     assert page.evaluate("window.previewed")
     with page.expect_download() as download:

@@ -73,6 +73,7 @@ def test_an_answer_names_the_request_the_model_and_every_parameter() -> None:
         "negative_image": False,
         "guidance_start": 0.0,
         "guidance_end": 1.0,
+        "strength": None,
         "fit": "squash",
         "output_format": "png",
     }

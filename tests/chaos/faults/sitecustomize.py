@@ -61,9 +61,9 @@ if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
         strike("encode")
         return plain["conditions"](self, *arguments)
 
-    def start(self: Any, rows: Any, parameters: Any, index: int) -> Any:
+    def start(self: Any, rows: Any, parameters: Any, *more: Any) -> Any:
         strike("start")
-        sample = plain["start"](self, rows, parameters, index)
+        sample = plain["start"](self, rows, parameters, *more)
         if parameters.seed == POISON:
             poisonous.append(sample)
         return sample
