@@ -1,9 +1,9 @@
 """Misfortunes raised inside the real worker, on demand; Python imports this when it starts.
 
 Only where ``CHAOS_FAULTS`` names a folder is anything touched. Both processes count what they hold
-when they get a SIGUSR2, into a file ``census-<pid>`` there. In the worker a file ``encode``,
-``start``, ``step`` or ``decode`` makes the next such call raise what the file says, once:
-``memory`` or ``error``; each adds a byte to the file ``struck``. A request with seed
+when they get a SIGUSR2, into a file ``census-<pid>`` there. In a worker that is ready a
+file ``encode``, ``start``, ``step`` or ``decode`` makes the next such call raise what the file
+says, once: ``memory`` or ``error``; each adds a byte to the file ``struck``. A request with seed
 :data:`POISON` ends the worker in its second step, whenever it runs.
 """
 
@@ -38,14 +38,19 @@ if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
     import torch
 
     from app.pipeline import Pipeline
+    from app.worker.loop import Worker
 
     folder = Path(os.environ["CHAOS_FAULTS"])
     poisonous: list[Any] = []  # its first ends the process
+    serving: list[Worker] = []
+    run = Worker.run
     plain = {name: getattr(Pipeline, name) for name in ("conditions", "start", "step", "decode")}
 
     def strike(stage: str) -> None:
         """Raise what a file asks for; whoever removes the file has struck."""
         wish = folder / stage
+        if not serving:  # whose warm-up fails for an error of no known kind is not started again
+            return
         try:
             kind = wish.read_text()
             wish.unlink()
@@ -78,5 +83,10 @@ if "app.worker.main" in sys.orig_argv and "CHAOS_FAULTS" in os.environ:
         strike("decode")
         return plain["decode"](self, *arguments, **named)
 
+    def serve(self: Worker) -> None:
+        serving.append(self)
+        run(self)
+
+    Worker.run = serve  # type: ignore[assignment,method-assign]
     for replacement in (conditions, start, step, decode):
         setattr(Pipeline, replacement.__name__, replacement)
