@@ -20,7 +20,9 @@ export class Settings {
     for (const [name, { minimum, maximum }] of Object.entries(limits)) {
       const input = this.form.elements[name];
       if (input?.type === "range" || input?.type === "number") {
-        Object.assign(input, { min: minimum, max: maximum });
+        // A slider stops at multiples of its step from its least value on: the greatest is to be one.
+        const step = input.type === "range" ? Number(input.step || 1) : 1;
+        Object.assign(input, { min: Math.ceil(minimum / step) * step, max: maximum });
       }
     }
     for (const field of this.form.querySelectorAll("[data-limit]")) {

@@ -47,6 +47,7 @@ def test_a_dropped_photo_is_varied_before_ones_eyes_and_once_more(
     for words in ("Next in the queue, starts in", "Step ", " of 30, ready in", "2 of 2 pictures"):
         assert words in said
     assert page.evaluate("window.previewed")
+    assert page.locator("#strength").input_value() == "1"  # from noise alone
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").first.click()
     file = tmp_path / download.value.suggested_filename
