@@ -147,6 +147,7 @@ def test_it_works_by_keyboard_alone(visitor: Visit, engine: FakeEngine) -> None:
     tab_to("#file")
     tab_to(".sample")
     page.keyboard.press("Enter")
+    expect(page.locator("#announcer")).to_contain_text("Chosen")
     tab_to("#n")
     page.keyboard.press("ArrowLeft")
     tab_to("#go")
