@@ -102,7 +102,7 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(
 def test_the_full_size_architecture_takes_two_steps_in_this_memory(
     tmp_path: Path, shards: Path
 ) -> None:
-    """16 GB in bf16 with gradient checkpointing and without averaged weights."""
+    """17 GB in bf16 with gradient checkpointing and without averaged weights."""
     model = make_checkpoint(tmp_path / "sd1", kind="sd1", safety_checker=False)
     options = ("--batch-size", 1, "--ema-decay", 0, "--mixed-precision", "bf16")
     save = ("--save-every", 100, "--gradient-checkpointing", "--resolution", 512)
