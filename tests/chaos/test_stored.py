@@ -140,6 +140,7 @@ async def stored(client: httpx.AsyncClient, form: Form, seed: int) -> str:
     return response.headers["location"]
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(300)
 async def test_a_service_that_is_told_to_end_leaves_what_is_queued_to_the_next(
     phoenix: Phoenix,
