@@ -6,6 +6,7 @@ import typer
 from PIL import Image
 
 from app.cli import fixed
+from app.cli.inputs import write_whole
 from app.cli.settings import settings_or_exit
 from app.errors import GenerationFailed, NotRepeatable
 from app.parameters import ModelConfig, ModelInfo
@@ -50,8 +51,7 @@ def repeat(file: Path, out: Path) -> Path:
         output_format = OutputFormat(str(image.format).lower())
     again = Origin.of(pipeline.model, origin.parameters, 0, origin.embeddings, origin.bucket)
     told = again.told(settings.provenance)
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(decoded.picture, output_format, told, settings.signer()))
+    write_whole(path, encode(decoded.picture, output_format, told, settings.signer()))
     return path
 
 

@@ -9,6 +9,9 @@ import typer
 from app.training.commands import refusing
 
 _Data = Annotated[str, typer.Option(help="Folder of pictures or shards, or shards by URL.")]
+_Threshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Cosine of copies; the descriptor's own.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Descriptor = Annotated[
     str | None, typer.Option(help="SSCD's TorchScript file, path or URL; else one of ours.")
@@ -42,9 +45,7 @@ def check_data(
 def deduplicate(
     data: _Data,
     out: Annotated[Path, typer.Option(help="Folder of the shards to write.")],
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Cosine of copies; the descriptor's own.")
-    ] = None,
+    threshold: _Threshold = None,
     descriptor: _Descriptor = None,
     json_: _Json = False,
 ) -> None:
@@ -86,9 +87,7 @@ def memorisation(
 def index(
     data: _Data,
     out: Annotated[Path, typer.Option(help="Folder of the index to write.")],
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Cosine of copies; the descriptor's own.")
-    ] = None,
+    threshold: _Threshold = None,
     descriptor: _Descriptor = None,
     json_: _Json = False,
 ) -> None:

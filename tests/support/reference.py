@@ -82,13 +82,7 @@ class Reference:
             self.pixels(picture, parameters.fit),
             height=parameters.height,
             width=parameters.width,
-            num_inference_steps=parameters.num_inference_steps,
-            guidance_scale=parameters.guidance_scale,
-            num_images_per_prompt=parameters.n,
-            generator=[
-                torch.Generator().manual_seed(parameters.seed + i) for i in range(parameters.n)
-            ],
-            output_type="latent",
+            **_asked(parameters),
         ).images
         return latents.cpu()
 
@@ -114,13 +108,7 @@ class Reference:
             prompt_embeds=embedding,
             negative_prompt_embeds=torch.zeros_like(embedding),
             strength=parameters.strength,
-            num_inference_steps=parameters.num_inference_steps,
-            guidance_scale=parameters.guidance_scale,
-            num_images_per_prompt=parameters.n,
-            generator=[
-                torch.Generator().manual_seed(parameters.seed + i) for i in range(parameters.n)
-            ],
-            output_type="latent",
+            **_asked(parameters),
         ).images
         return latents.cpu()
 
@@ -230,3 +218,16 @@ def _guided_part(wanted: Parameters) -> tuple[float, float]:
 
 def _sum(weighted: Sequence[tuple[float, Tensor]]) -> Tensor:
     return torch.stack([weight * each for weight, each in weighted]).sum(dim=0)
+
+
+def _asked(parameters: Parameters) -> dict[str, Any]:
+    """What every pipeline of diffusers' takes of a request, its seeds as generators on the CPU."""
+    return {
+        "num_inference_steps": parameters.num_inference_steps,
+        "guidance_scale": parameters.guidance_scale,
+        "num_images_per_prompt": parameters.n,
+        "generator": [
+            torch.Generator().manual_seed(parameters.seed + i) for i in range(parameters.n)
+        ],
+        "output_type": "latent",
+    }
