@@ -25,12 +25,12 @@ USUAL_STEPS = 16
 TRIAL_STEPS = 4
 """Steps that are looked at, and those of each number of threads in a trial."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 64, 4096
-"""Steps from one trial to the next, which double where it changed nothing."""
+FIRST_PAUSE, LONGEST_PAUSE = 64, 1024
+"""Steps from one trial to the next, which double where it changed nothing. The first comes soon,
+since what the start measured on a busy machine would seem usual for ever."""
 
-LOOK_ANYWAY = 1000
-"""Further steps after which the number is looked at again all the same: the start itself may have
-been on a busy machine, and what it measured then would seem usual for ever."""
+SOONER = 4
+"""Part of the pause after which there is a trial where steps have become unusual."""
 
 HOPELESS = 3.0
 """Times the seconds of the number in use after which a trial of another ends at once."""
@@ -62,7 +62,7 @@ def choose(counts: Sequence[int], seconds: Callable[[int], float]) -> int:
 
 
 class Threads:
-    """The number in use, tried against the others where steps take unusually long, or short.
+    """The number in use, tried against the others now and then, sooner where steps are unusual.
 
     ``set_count`` is called with a new number before the step that is to have it.
     """
@@ -79,7 +79,7 @@ class Threads:
         self._usual = 1.0
         self._seen: deque[float] = deque(maxlen=USUAL_STEPS)
         self._trial: dict[int, list[float]] = {}
-        self._pause, self._until_next = FIRST_PAUSE, FIRST_PAUSE
+        self._pause, self._since = FIRST_PAUSE, 0
         set_count(count)
 
     def stepped(self, slowness: float) -> None:
@@ -88,12 +88,11 @@ class Threads:
             self._tried(slowness)
             return
         self._seen.append(slowness)
-        self._until_next -= 1
-        if len(self._seen) < USUAL_STEPS or len(self._counts) == 1:
+        self._since += 1
+        if self._since < FIRST_PAUSE or len(self._counts) == 1:
             return
-        now = median(self._seen)
-        unusual = not self._usual / UNUSUAL < now < self._usual * UNUSUAL
-        if self._until_next <= (0 if unusual else -LOOK_ANYWAY):
+        unusual = not self._usual / UNUSUAL < median(self._seen) < self._usual * UNUSUAL
+        if self._since >= self._pause // (SOONER if unusual else 1):
             self._trial = {count: [] for count in self._counts}
             self._next_trial()
 
@@ -114,9 +113,9 @@ class Threads:
         self._pause = FIRST_PAUSE if chosen != self.count else min(2 * self._pause, LONGEST_PAUSE)
         if chosen != self.count:
             logger.info(
-                "Steps took unusually long or short: %d threads, not %d", chosen, self.count
+                "Steps are shorter with other threads: %d threads, not %d", chosen, self.count
             )
-        self.count, self._usual, self._until_next = chosen, found[chosen], self._pause
+        self.count, self._usual, self._since = chosen, found[chosen], 0
         self._trial.clear()
         self._seen.clear()
         self._set_count(chosen)

@@ -7,7 +7,6 @@ import pytest
 from app.worker.threads import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
-    LOOK_ANYWAY,
     TRIAL_STEPS,
     USUAL_STEPS,
     Threads,
@@ -60,18 +59,17 @@ class Machine:
 def test_while_steps_are_as_usual_little_is_tried() -> None:
     machine = Machine(count=2)
     machine.slowness = lambda count: 1.4 if count == 1 else 1.0
-    machine.run(LOOK_ANYWAY)
-    assert set(machine.taken) == {2}
-    machine.run(20 * LOOK_ANYWAY)
+    machine.run(20 * LONGEST_PAUSE)
     assert machine.taken.count(1) < len(machine.taken) / 200
     assert machine.threads.count == 2
 
 
-def test_a_number_that_was_chosen_on_a_busy_machine_does_not_stay_for_ever() -> None:
-    machine = Machine(count=2)
-    machine.slowness = lambda count: 0.2 if count == 1 else 1.0
-    machine.run(2 * LOOK_ANYWAY)
-    assert machine.threads.count == machine.count == 1
+@pytest.mark.parametrize(("chosen", "better"), [(2, 1), (1, 2)])
+def test_a_number_that_was_chosen_on_a_busy_machine_does_not_stay(chosen: int, better: int) -> None:
+    machine = Machine(count=chosen)
+    machine.slowness = lambda count: 0.5 if count == better else 1.0
+    machine.run(FIRST_PAUSE + 2 * TRIAL_STEPS)
+    assert machine.threads.count == machine.count == better
 
 
 def test_where_others_take_the_cores_one_thread_is_found_to_be_better() -> None:
@@ -97,7 +95,7 @@ def test_a_trial_that_is_hopeless_ends_at_once() -> None:
     machine.run(FIRST_PAUSE)
     machine.slowness = lambda count: 2.0 if count == 1 else 50.0
     machine.run(1000)
-    assert machine.taken.count(2) <= 5  # once for each of the trials, which come less and less
+    assert machine.taken.count(2) <= 6  # once for each of the trials, which come less and less
     assert machine.threads.count == 1
 
 
@@ -108,4 +106,4 @@ def test_trials_that_change_nothing_become_rare() -> None:
         now = next(slow)
         machine.slowness = lambda _, now=now: now  # type: ignore[misc]
         machine.run(100)
-    assert machine.taken.count(2) <= 8 * TRIAL_STEPS
+    assert machine.taken.count(2) < len(machine.taken) / 50
