@@ -35,7 +35,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from app.parameters import Parameters, Phases, Size
 
-PATIENCE = 5
+PATIENCE = 3
 """Times its own work that a request lets others be done first."""
 
 
