@@ -1,6 +1,5 @@
 """The command of the comparison: see ``python -m benchmarks.peers --help``."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -31,8 +30,9 @@ def main(
         str, typer.Option(help="Rates, of the best peer's capacity, in their order; may be empty.")
     ] = "1,0.8,0.5,1.5",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of torch, for all; else the service chooses its own.")
-    ] = None,
+        str,
+        typer.Option(help="Of torch, as system=number, with commas; else a peer has one a core."),
+    ] = "",
     search: Annotated[bool, typer.Option(help="Look for the highest rate in time.")] = True,
     folder: Annotated[Path | None, typer.Option(help="Where runs are kept, to go on.")] = None,
     fresh: Annotated[bool, typer.Option(help="Forget the runs that are there.")] = False,
@@ -50,11 +50,9 @@ def main(
     load_list = _checked(chosen, ["mix"] if quick else loads.split(","))
     if fresh:
         shutil.rmtree(kept, ignore_errors=True)
-    cores = len(os.sched_getaffinity(0))
     options = Options(
         seconds=40.0 if quick else seconds,
-        threads=threads or cores,
-        service_threads=threads is not None,
+        threads=_threads(threads),
         repeats=1 if quick else 3,
     )
     try:
@@ -77,6 +75,18 @@ def _checked(chosen: list[str], loads: list[str]) -> list[Load]:
     if len(known) != len(loads):
         raise typer.BadParameter(f"{loads} are not all of {workload.LOADS}", param_hint="--loads")
     return known
+
+
+def _threads(said: str) -> dict[str, int]:
+    """The numbers of threads that are named."""
+    threads = {}
+    for each in said.split(",") if said else []:
+        name, _, number = each.partition("=")
+        if name not in SYSTEMS or not number.isdecimal() or int(number) < 1:
+            words = f"{each!r} is not system=number, with a system of {', '.join(SYSTEMS)}"
+            raise typer.BadParameter(words, param_hint="--threads")
+        threads[name] = int(number)
+    return threads
 
 
 def compare(
@@ -150,8 +160,7 @@ def _options(campaign: Campaign) -> dict[str, object]:
     options = campaign.options
     return {
         "seconds": options.seconds,
-        "threads": options.threads,
-        "service_threads": options.threads if options.service_threads else "its own choice",
+        "threads": {name: options.threads_of(name) or "its own choice" for name in SYSTEMS},
         "model": options.model.name,
     }
 

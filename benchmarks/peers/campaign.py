@@ -10,7 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -58,26 +58,30 @@ class Outcome:
 class Options:
     """What all runs have in common; runs of other options are in another folder.
 
-    ``seconds`` is how long a load lasts, ``repeats`` how often each kind of request is made alone,
-    ``threads`` what torch is told by ``OMP_NUM_THREADS``.
-    The service is told nothing where ``service_threads`` is false: it chooses by itself.
+    ``seconds`` is how long a load lasts, ``repeats`` how often each kind of request is made alone.
+    ``threads`` are those of torch, by system; a peer that is not named there has one a core, and
+    the service chooses by itself.
     """
 
     seconds: float
-    threads: int
-    service_threads: bool = False
+    threads: Mapping[str, int] = field(default_factory=dict)
     repeats: int = 3
     model: Path = DEMO
     picture: Path = PICTURE
 
     def environment(self, system: str) -> dict[str, str]:
         """The variables that a system is started with."""
-        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        count = self.threads_of(system)
+        threads = {} if count is None else {"OMP_NUM_THREADS": str(count)}
         if SYSTEMS[system] is SERVICE:
-            chosen = threads if self.service_threads else {}
             model = {} if self.model == DEMO else {"VARIATIONS_MODEL": str(self.model)}
-            return {"VARIATIONS_DEVICE": "cpu", **model, **chosen}
+            return {"VARIATIONS_DEVICE": "cpu", **model, **threads}
         return {"PEER_MODEL": str(self.model), **threads}
+
+    def threads_of(self, system: str) -> int | None:
+        """Of torch, for a system; ``None`` where it chooses by itself."""
+        cores = None if SYSTEMS[system] is SERVICE else len(os.sched_getaffinity(0))
+        return self.threads.get(system, cores)
 
 
 @dataclass(slots=True)

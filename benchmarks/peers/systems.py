@@ -110,12 +110,13 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until there is an answer from ``url``: of the service its own yes, of a peer any."""
     ready = url.endswith("/readyz")
     end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        with suppress(httpx.TransportError):
-            status = httpx.get(url).status_code
-            if status == httpx.codes.OK if ready else status not in (502, 503):
-                return
-        time.sleep(0.1)
+    with httpx.Client() as client:  # one for all questions: it must not disturb what starts measure
+        while time.monotonic() < end and process.poll() is None:
+            with suppress(httpx.TransportError):
+                status = client.get(url).status_code
+                if status == httpx.codes.OK if ready else status not in (502, 503):
+                    return
+            time.sleep(0.5)
     raise RuntimeError(f"{log.stem} did not start:\n{log.read_text()[-2000:]}")
 
 

@@ -1,10 +1,13 @@
-"""Sizes of batches, compared by closed loops on the mix: ``python -m benchmarks.peers.tune``.
+"""Sizes of batches and numbers of torch's threads, compared by closed loops.
 
-The best one found so belongs into each peer's file.
+``python -m benchmarks.peers.tune`` prints them. The best size found so belongs into each peer's
+file, and the best number of threads, which is this machine's, into ``--threads`` of the comparison.
 """
 
 import os
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Annotated
 
 import typer
@@ -12,8 +15,7 @@ import typer
 from benchmarks.peers.campaign import OUTSTANDING, Options, Task, perform
 from benchmarks.peers.figures import throughput
 from benchmarks.peers.systems import SYSTEMS
-
-SIZES = (4, 8, 16, 32)
+from benchmarks.peers.workload import LOADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +31,26 @@ class Sized(Options):
 
 def main(
     only: Annotated[str, typer.Option(help="Systems, with commas; else all that batch.")] = "",
+    load: Annotated[str, typer.Option(help="`mix` or `uniform`.")] = "mix",
     seconds: Annotated[float, typer.Option(help="How long a closed loop lasts.")] = 120.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; else a core each.")] = None,
+    sizes: Annotated[str, typer.Option(help="Of batches, with commas.")] = "4,8,16,32",
+    threads: Annotated[str, typer.Option(help="Of torch, with commas; else one, and all.")] = "",
 ) -> None:
-    """Print requests a second of every size, and how much others used of the processors."""
+    """Print requests a second of every size and number, and how much others used of the cores."""
     batching = [
         name for name, system in SYSTEMS.items() if system.module and system.batches != "none"
     ]
-    count = threads or len(os.sched_getaffinity(0))
-    for system in only.split(",") if only else batching:
-        for size in SIZES:
-            task = Task(system, "mix", "closed", seed=1)
-            outcome = perform(task, Sized(seconds, count, size=size))
-            rate = throughput(outcome.records, OUTSTANDING)
-            words = outcome.failed or ("too few answers" if rate is None else f"{rate:.2f} req/s")
-            print(
-                f"{system}, {size}: {words}; others used {outcome.origin['others']:.1%}", flush=True
-            )
+    cores = len(os.sched_getaffinity(0))
+    counts = [int(each) for each in threads.split(",")] if threads else sorted({1, cores})
+    systems = only.split(",") if only else batching
+    [of] = [known for known in LOADS if known == load]
+    task = partial(Task, load=of, loop="closed", seed=1)
+    for system, size, count in product(systems, map(int, sizes.split(",")), counts):
+        outcome = perform(task(system), Sized(seconds, {system: count}, size=size))
+        rate = throughput(outcome.records, OUTSTANDING)
+        words = outcome.failed or ("too few answers" if rate is None else f"{rate:.2f} req/s")
+        others = outcome.origin["others"]
+        print(f"{system}, {size}, {count} threads: {words}; others used {others:.1%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -217,10 +217,10 @@ def test_what_was_run_is_not_run_again_but_where_it_was_disturbed(
     monkeypatch.setattr(campaign, "perform", run)
     for _ in range(2):
         for name in others:
-            Campaign(tmp_path, Options(1.0, 1)).done(Task(name, "mix", "closed"))
+            Campaign(tmp_path, Options(1.0)).done(Task(name, "mix", "closed"))
     assert ran == ["service", "fastapi_lock", "fastapi_lock"]
     with pytest.raises(ValueError, match="other options"):
-        Campaign(tmp_path, Options(2.0, 1))
+        Campaign(tmp_path, Options(2.0))
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_a_run_starts_a_system_and_puts_it_under_load(
 ) -> None:
     picture = tmp_path / "picture.png"
     picture.write_bytes(png)
-    options = Options(2.0, 1, model=tiny_checkpoint, picture=picture)
+    options = Options(2.0, {system: 1}, model=tiny_checkpoint, picture=picture)
     for task in (Task(system, "mix", "closed"), Task(system, "mix", "open", 1, 1.0, 2.0)):
         outcome = campaign.perform(task, options)
         assert outcome.failed is None
