@@ -12,7 +12,7 @@ from benchmarks.peers.model import Request, batch, load, port
 
 # Requests of a batch, and milliseconds to wait for more of them (mosec's own default).
 # `python -m benchmarks.peers.tune` tries others.
-MOST_REQUESTS = 16
+MOST_REQUESTS = 32
 WAIT_MILLISECONDS = 10
 
 

@@ -16,7 +16,7 @@ from benchmarks.peers import web
 from benchmarks.peers.model import Answer, Model, Request, batch, load
 
 # Pictures of a call; `python -m benchmarks.peers.tune` tries others.
-MOST_PICTURES = 16
+MOST_PICTURES = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from benchmarks.peers import web
 from benchmarks.peers.model import Answer, Model, Request, answer, batch, generators, load
 
 # Pictures that run at once; `python -m benchmarks.peers.tune` tries others.
-MOST_PICTURES = 16
+MOST_PICTURES = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
