@@ -287,6 +287,8 @@ def _reason_of_rows(found: Sizing) -> str:
             return "it is what your settings say"
         case "one request":
             return "one request of four pictures with guidance fits in a step"
+        case "two requests":
+            return "two requests of four pictures with guidance fit in a step"
         case "memory":
             return "more do not fit in the device's memory"
         case _:

@@ -15,6 +15,12 @@ ONE_REQUEST = 8
 LONGEST_STEP = 2.0
 """Seconds of a step that the cap is not raised to :data:`ONE_REQUEST` for."""
 
+TWO_REQUESTS = 16
+"""Rows of two such requests, who then need not wait for each other."""
+
+SHORT_STEP = 0.25
+"""Seconds of a step, at most, that the cap is raised to :data:`TWO_REQUESTS` for."""
+
 CALM_STEPS = 50
 """Steps without a shortage after which one sample more may join."""
 
@@ -32,6 +38,7 @@ class CapReason(StrEnum):
     FIXED_BUCKET = "fixed bucket"
     THROUGHPUT = "throughput"
     ONE_REQUEST = "one request"
+    TWO_REQUESTS = "two requests"
     MEMORY = "memory"
 
 
@@ -39,14 +46,19 @@ def find_row_cap(seconds: Mapping[int, float], *, fits: bool = True) -> tuple[in
     """The fewest rows that give 91 % of the most rows a second, and why not others.
 
     ``seconds`` are those of a step by its rows; where not ``fits``, more did not fit in memory. Few
-    enough rows for a short step, and enough for one full request where its step is not long.
+    enough rows for a short step, and enough for one full request where its step is not long, for
+    two where theirs is short.
     """
     best = max(rows / each for rows, each in seconds.items())
     cap = min(rows for rows, each in seconds.items() if rows / each >= WORTHWHILE * best)
-    short = [rows for rows, each in seconds.items() if rows == cap or each <= LONGEST_STEP]
-    request = max(rows for rows in short if rows <= max(cap, ONE_REQUEST))
-    if request > cap:
-        return request, CapReason.ONE_REQUEST
+    longest = {
+        rows: LONGEST_STEP if rows <= ONE_REQUEST else SHORT_STEP
+        for rows in seconds
+        if rows <= TWO_REQUESTS
+    }
+    room = max((rows for rows, most in longest.items() if seconds[rows] <= most), default=0)
+    if room > cap:
+        return room, CapReason.TWO_REQUESTS if room > ONE_REQUEST else CapReason.ONE_REQUEST
     if cap == max(seconds) and not fits:
         return cap, CapReason.MEMORY
     return cap, CapReason.THROUGHPUT

@@ -4,6 +4,7 @@ from app.scheduling.row_cap import (
     CALM_STEPS,
     LONGEST_STEP,
     LOOK_AGAIN_STEPS,
+    SHORT_STEP,
     CapReason,
     RowCap,
     find_row_cap,
@@ -23,12 +24,18 @@ def test_doublings_that_each_gain_little_are_not_added_up() -> None:
 
 
 def test_four_pictures_with_guidance_fit_where_their_step_is_short() -> None:
-    no_gain = {rows: 0.01 * rows for rows in (2, 4, 8, 16)}
+    no_gain = {rows: SHORT_STEP * rows / 15 for rows in (2, 4, 8, 16)}
     assert find_row_cap(no_gain) == (8, CapReason.ONE_REQUEST)
     long = {rows: LONGEST_STEP * rows / 5 for rows in (2, 4, 8, 16)}
     assert find_row_cap(long) == (4, CapReason.ONE_REQUEST)
     longer = {rows: LONGEST_STEP * rows for rows in (2, 4)}
     assert find_row_cap(longer) == (2, CapReason.THROUGHPUT)
+
+
+def test_two_such_requests_fit_where_their_step_is_short() -> None:
+    beside_others = {2: 0.0155, 4: 0.023, 8: 0.0385, 16: 0.077, 32: 0.147}
+    assert find_row_cap(beside_others) == (16, CapReason.TWO_REQUESTS)
+    assert find_row_cap({2: 0.2, 4: 0.4, 8: 0.8}) == (8, CapReason.ONE_REQUEST)
 
 
 def test_where_more_does_not_fit_memory_is_the_reason() -> None:
