@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from random import uniform
 
@@ -56,13 +57,14 @@ class Webhooks:
     def tell(self, url: str, name: str, body: str, sent: Callable[[], Awaitable[None]]) -> None:
         """Post ``body`` until it is taken or no attempt is left, and then call ``sent``.
 
-        ``name`` stands for this message, whichever process tells it.
+        ``name``, the request's id, stands for this message, whichever process tells it.
         """
         turns = self._turns.get(_origin(url) or "")
         if self._signer is None or turns is None:
             return  # as the settings were when it was accepted, it was allowed
         message_id = f"msg_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
-        task = asyncio.create_task(self._tell(self._signer, turns, url, message_id, body, sent))
+        post = partial(self._post, self._signer, url, message_id, body)
+        task = asyncio.create_task(self._tell(name, turns, post, sent))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -73,22 +75,28 @@ class Webhooks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _tell(
-        self, signer: Webhook, turns: asyncio.Semaphore, url: str, message_id: str, body: str,
+        self, name: str, turns: asyncio.Semaphore, post: Callable[[], Awaitable[str | None]],
         sent: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
+        extra = {"request_id": name}
         for delay in (*DELAYS, None):
             async with turns:
-                taken = await self._post(signer, url, message_id, body)
-            if taken:
+                reason = await post()
+            if reason is None:
                 self._metrics.delivery("delivered")
                 break
             self._metrics.delivery("failed" if delay is not None else "given_up")
-            if delay is not None:
-                await asyncio.sleep(delay * uniform(1, JITTER))  # noqa: S311
+            if delay is None:
+                logger.warning("Webhook of %s given up: %s", name, reason, extra=extra)
+                break
+            pause = delay * uniform(1, JITTER)  # noqa: S311
+            words = "Webhook of %s not told, tried again in %.0f s: %s"
+            logger.info(words, name, pause, reason, extra=extra)
+            await asyncio.sleep(pause)
         await sent()
 
-    async def _post(self, signer: Webhook, url: str, message_id: str, body: str) -> bool:
-        """Whether it was taken, or never will be."""
+    async def _post(self, signer: Webhook, url: str, message_id: str, body: str) -> str | None:
+        """``None`` where it was taken, or never will be; else why it was not."""
         now = datetime.now(UTC)
         headers = {
             "content-type": "application/json",
@@ -105,11 +113,9 @@ class Webhooks:
             ):
                 status = response.status_code
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
-            logger.info("A webhook was not told: %s", type(error).__name__)
-            return False
-        if not (taken := status < HTTPStatus.MULTIPLE_CHOICES):
-            logger.info("A webhook was not told: it answered %d", status)
-        return taken or status == HTTPStatus.GONE
+            return type(error).__name__
+        taken = status < HTTPStatus.MULTIPLE_CHOICES or status == HTTPStatus.GONE
+        return None if taken else f"it answered {status}"
 
 
 def _origin(url: str) -> str | None:

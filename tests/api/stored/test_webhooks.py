@@ -106,9 +106,13 @@ def test_a_webhook_is_told_of_the_end_signed(receiver: Receiver, png: bytes) -> 
 
 
 def test_a_webhook_that_does_not_take_it_is_told_again(
-    receiver: Receiver, png: bytes, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver,
+    png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(webhooks, "DELAYS", (0.01, 0.01))
+    caplog.set_level("INFO", logger=webhooks.__name__)
     receiver.statuses = [500, 302]
     with service(receiver) as client:
         post(client, png, receiver.origin, **ASYNC)
@@ -116,8 +120,11 @@ def test_a_webhook_that_does_not_take_it_is_told_again(
         eventually(lambda: deliveries(client, "delivered") == 1)
         assert deliveries(client, "failed") == 2
         receiver.statuses = [500] * 3
-        post(client, png, receiver.origin, **ASYNC)
+        given_up = post(client, png, receiver.origin, **ASYNC).json()["id"]
         eventually(lambda: deliveries(client, "given_up") == 1)
+    last = caplog.records[-1]
+    assert (last.levelname, last.request_id) == ("WARNING", given_up)  # type: ignore[attr-defined]
+    assert last.getMessage() == f"Webhook of {given_up} given up: it answered 500"
 
 
 def test_what_was_not_told_before_a_restart_is_told_after_it(
