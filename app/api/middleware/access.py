@@ -31,6 +31,8 @@ _UNTOLD = "/pictures/{name}"
 """A route whose paths are for those who were told them, and not for whoever reads the log."""
 _QUIET = ("/healthz", "/readyz", "/metrics", "/page/{path:path}")
 """Routes that would fill the log: what is asked for every few seconds, and a page's dozen files."""
+_POLLED = "/variations/{request_id}"
+"""The same, where it is only read."""
 
 
 class Access:
@@ -102,8 +104,9 @@ class Access:
         if problem := scope["state"].get("problem"):
             extra["problem"] = problem
         self.metrics.http.request(route, status, seconds)
+        quiet = route in _QUIET or (route == _POLLED and method in ("GET", "HEAD"))
         logger.log(
-            logging.DEBUG if route in _QUIET else logging.INFO,
+            logging.DEBUG if quiet else logging.INFO,
             "%s %s %d %.3fs%s id=%s",
             *(method, path, status, seconds, f" {problem}" if problem else "", request_id),
             extra=extra,

@@ -71,12 +71,21 @@ def test_the_line_of_a_refused_request_says_what_was_wrong(
     assert caplog.records[-1].__dict__["problem"] == "invalid-parameter"
 
 
-def test_probes_are_logged_only_for_debugging(
-    client: httpx.Client, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("path", ["/healthz", "/variations/unknown"])
+def test_probes_and_polls_are_logged_only_for_debugging(
+    path: str, client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.get("/healthz")
+    client.get(path)
     eventually(lambda: len(lines(caplog)) == 1)
     assert caplog.records[-1].levelno == logging.DEBUG
+
+
+def test_what_changes_a_stored_request_is_logged(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.delete("/variations/unknown")
+    eventually(lambda: len(lines(caplog)) == 1)
+    assert caplog.records[-1].levelno == logging.INFO
 
 
 def test_requests_are_counted_by_route_and_status(client: httpx.Client, post: Post) -> None:
