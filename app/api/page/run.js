@@ -89,8 +89,7 @@ export class Run {
   }
 
   leave() {
-    for (const picture of this.pictures) URL.revokeObjectURL(picture?.url);
-    this.card.remove();
+    this.card.remove(); // its pictures' addresses are not revoked: requests made of them show them
     (find("article.run button:not([hidden])") ?? find("#results")).focus();
   }
 
