@@ -8,6 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
+from app.cores import usable_cores
 from app.errors import CheckpointError, DeviceUnavailable, GenerationFailed
 from app.ipc.messages import Measured, Ready, Start
 from app.parameters import Condition
@@ -26,6 +27,11 @@ hang on a measurement."""
 
 MOST_ROWS_OF_GPU = 32
 """More are not tried by themselves: the largest known cards are used to nine tenths by fewer."""
+
+MOST_ROWS_OF_CORE = 16
+"""The same for each core of a CPU: one is used to nine tenths by 8 to 16 rows. Beside others' work
+threads that wait for each other make small steps look worse than they are, and large ones better.
+"""
 
 AT_ONCE = 4
 """Most pictures in one encode or decode: the step that waits behind it waits for no more."""
@@ -107,8 +113,8 @@ def _measured(stopwatch: Stopwatch, start: Start, *, on_gpu: bool) -> Measured:
         times = stopwatch.step_times(sorted({min(SMALLEST_CAP, cap), cap}))
         reason = CapReason.SET if start.max_rows else CapReason.FIXED_BUCKET
         return Measured(times.seconds, cap, reason, chosen, disturbance=times.disturbance)
-    tried = [rows for rows in ROWS_TRIED if not on_gpu or rows <= MOST_ROWS_OF_GPU]
-    times = stopwatch.step_times(tried)
+    most = MOST_ROWS_OF_GPU if on_gpu else MOST_ROWS_OF_CORE * usable_cores()
+    times = stopwatch.step_times([rows for rows in ROWS_TRIED if rows <= most])
     cap, reason = find_row_cap(times.undisturbed, fits=times.fits)
     return Measured(times.seconds, cap, reason, chosen, disturbance=times.disturbance)
 
