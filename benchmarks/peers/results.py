@@ -32,9 +32,10 @@ def collect(campaign: Campaign, highest: Mapping[tuple[str, Load], float]) -> li
         for system in SYSTEMS:
             own = [o for o in of_load if o.task.system == system]
             rates = [throughput(o.records, OUTSTANDING) for o in own if o.task.loop == "closed"]
-            if closed := [rate for rate in rates if rate]:
-                median, single = statistics.median(closed), _single(campaign, system)
-                rate = highest.get((system, load))
+            if own:
+                closed = [rate for rate in rates if rate]
+                median = statistics.median(closed) if closed else None
+                single, rate = _single(campaign, system), highest.get((system, load))
                 found.append(Figures(system, load, median, single, _open(campaign, own), rate))
     return found
 
