@@ -39,7 +39,7 @@ Heard = asyncio.Queue[tuple[float, FromWorker]]
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Milliseconds from step to step: the median before the newcomer, the longest until it joins."""
+    """Milliseconds from step to step: the median before the newcomer, the most until it joins."""
 
     solver: str
     first: bool
