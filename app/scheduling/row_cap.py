@@ -42,21 +42,24 @@ class CapReason(StrEnum):
     MEMORY = "memory"
 
 
-def find_row_cap(seconds: Mapping[int, float], *, fits: bool = True) -> tuple[int, CapReason]:
+def find_row_cap(
+    seconds: Mapping[int, float], *, fits: bool = True, most: int | None = None
+) -> tuple[int, CapReason]:
     """The fewest rows that give 91 % of the most rows a second, and why not others.
 
-    ``seconds`` are those of a step by its rows; where not ``fits``, more did not fit in memory. Few
-    enough rows for a short step, and enough for one full request where its step is not long, for
-    two where theirs is short.
+    ``seconds`` are those of a step by its rows; where not ``fits``, more did not fit in memory.
+    There are no more than ``most``. Few enough rows for a short step, and enough for one full
+    request where its step is not long, for two where theirs is short.
     """
     best = max(rows / each for rows, each in seconds.items())
     cap = min(rows for rows, each in seconds.items() if rows / each >= WORTHWHILE * best)
+    cap = min(cap, most or cap)
     longest = {
         rows: LONGEST_STEP if rows <= ONE_REQUEST else SHORT_STEP
         for rows in seconds
         if rows <= TWO_REQUESTS
     }
-    room = max((rows for rows, most in longest.items() if seconds[rows] <= most), default=0)
+    room = max((rows for rows, limit in longest.items() if seconds[rows] <= limit), default=0)
     if room > cap:
         return room, CapReason.TWO_REQUESTS if room > ONE_REQUEST else CapReason.ONE_REQUEST
     if cap == max(seconds) and not fits:

@@ -29,9 +29,8 @@ MOST_ROWS_OF_GPU = 32
 """More are not tried by themselves: the largest known cards are used to nine tenths by fewer."""
 
 MOST_ROWS_OF_CORE = 16
-"""The same for each core of a CPU: one is used to nine tenths by 8 to 16 rows. Beside others' work
-threads that wait for each other make small steps look worse than they are, and large ones better.
-"""
+"""More for each core of a CPU are not chosen: one is used to nine tenths by 8 to 16. Beside others'
+work threads that wait for each other make small steps look worse than they are."""
 
 AT_ONCE = 4
 """Most pictures in one encode or decode: the step that waits behind it waits for no more."""
@@ -114,8 +113,9 @@ def _measured(stopwatch: Stopwatch, start: Start, *, on_gpu: bool) -> Measured:
         reason = CapReason.SET if start.max_rows else CapReason.FIXED_BUCKET
         return Measured(times.seconds, cap, reason, chosen, disturbance=times.disturbance)
     most = MOST_ROWS_OF_GPU if on_gpu else MOST_ROWS_OF_CORE * usable_cores()
-    times = stopwatch.step_times([rows for rows in ROWS_TRIED if rows <= most])
-    cap, reason = find_row_cap(times.undisturbed, fits=times.fits)
+    tried = most if on_gpu else 2 * most  # which tells how near it is to what can be reached
+    times = stopwatch.step_times([rows for rows in ROWS_TRIED if rows <= tried])
+    cap, reason = find_row_cap(times.undisturbed, fits=times.fits, most=most)
     return Measured(times.seconds, cap, reason, chosen, disturbance=times.disturbance)
 
 

@@ -38,6 +38,12 @@ def test_two_such_requests_fit_where_their_step_is_short() -> None:
     assert find_row_cap({2: 0.2, 4: 0.4, 8: 0.8}) == (8, CapReason.ONE_REQUEST)
 
 
+def test_there_are_no_more_rows_than_the_cores_are_worth() -> None:
+    waiting_for_each_other = {16: 0.103, 32: 0.181, 64: 0.331, 128: 0.628}
+    assert find_row_cap(waiting_for_each_other)[0] == 64
+    assert find_row_cap(waiting_for_each_other, most=32) == (32, CapReason.THROUGHPUT)
+
+
 def test_where_more_does_not_fit_memory_is_the_reason() -> None:
     gains = {2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}
     assert find_row_cap(gains, fits=False) == (16, CapReason.MEMORY)
