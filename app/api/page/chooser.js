@@ -16,6 +16,7 @@ export class Chooser {
   /** `onchange(picture)` is called with `{blob, name, label, url}`. */
   constructor(onchange) {
     this.picture = null;
+    this.choosing = null; // fulfilled once a drawing that was clicked has come
     this.onchange = onchange;
     for (const input of [find("#file"), find("#camera")]) {
       input.addEventListener("change", () => {
@@ -60,7 +61,8 @@ export class Chooser {
     const buttons = Object.entries(SAMPLES).map(([name, words]) => {
       const url = `page/samples/${name}.png`;
       const picture = element("img", { src: url, alt: "", width: 96, height: 96 });
-      const onclick = async () => this.choose(await (await fetch(url)).blob(), `${name}.png`, words);
+      const take = async () => this.choose(await (await fetch(url)).blob(), `${name}.png`, words);
+      const onclick = () => { this.choosing = take().catch(() => {}); };
       const attributes = { type: "button", class: "sample", "aria-label": words, title: words };
       return element("button", { ...attributes, onclick }, picture);
     });

@@ -20,8 +20,9 @@ const actions = { vary: (picture) => start([picture]), key, refused, show };
 const viewer = new Viewer(actions);
 const mixer = new Mixer(start);
 
-form.addEventListener("submit", (event) => {
+form.addEventListener("submit", async (event) => {
   event.preventDefault();
+  await chooser.choosing;
   if (!chooser.picture) {
     complain("Choose a picture first.");
     find("#file").focus();

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from app.api.application import create_app
 from app.errors import WorkerUnavailable
@@ -82,6 +82,22 @@ def test_the_queue_is_told_and_a_request_can_be_cancelled(
     visitor.finish("cancelled")
     assert engine.gone.wait(60)
     expect(page.locator(".tile")).to_have_count(0)
+
+
+def test_a_drawing_that_is_still_on_its_way_is_waited_for(visitor: Visit) -> None:
+    page = visitor.open()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/page/samples/*", hold)
+    with page.expect_request("**/page/samples/*"):
+        page.locator(".sample").first.click()
+    page.locator("#go").click()
+    held[0].continue_()
+    visitor.finish()
+    expect(page.locator(".tile .picture")).to_have_count(4)
 
 
 def test_pictures_that_were_stopped_or_are_near_copies_say_so(
