@@ -15,7 +15,7 @@ import typer
 from benchmarks.peers.campaign import OUTSTANDING, Options, Task, perform
 from benchmarks.peers.figures import throughput
 from benchmarks.peers.systems import SYSTEMS
-from benchmarks.peers.workload import LOADS
+from benchmarks.peers.workload import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Sized(Options):
 
 def main(
     only: Annotated[str, typer.Option(help="Systems, with commas; else all that batch.")] = "",
-    load: Annotated[str, typer.Option(help="`mix` or `uniform`.")] = "mix",
+    load: Annotated[Load, typer.Option(help="What is asked for.")] = "mix",
     seconds: Annotated[float, typer.Option(help="How long a closed loop lasts.")] = 120.0,
     sizes: Annotated[str, typer.Option(help="Of batches, with commas.")] = "4,8,16,32",
     threads: Annotated[str, typer.Option(help="Of torch, with commas; else one, and all.")] = "",
@@ -43,8 +43,7 @@ def main(
     cores = len(os.sched_getaffinity(0))
     counts = [int(each) for each in threads.split(",")] if threads else sorted({1, cores})
     systems = only.split(",") if only else batching
-    [of] = [known for known in LOADS if known == load]
-    task = partial(Task, load=of, loop="closed", seed=1)
+    task = partial(Task, load=load, loop="closed", seed=1)
     for system, size, count in product(systems, map(int, sizes.split(",")), counts):
         outcome = perform(task(system), Sized(seconds, {system: count}, size=size))
         rate = throughput(outcome.records, OUTSTANDING)
