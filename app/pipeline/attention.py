@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.pipeline.devices import fetched, is_of_the_device, ran_out_of_memory
+from app.pipeline.devices import fetched, is_of_the_device, onednn_computes_in, ran_out_of_memory
 from app.pipeline.selfcheck import deviation, largest_deviation
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -27,6 +27,9 @@ Stopwatch = Callable[[Callable[[], object]], float]
 
 OWN_CHOICE = "torch's own choice"
 CALLS = 10
+
+SCORES_OF_THREAD = 2**20
+"""So many bfloat16 scores are two megabytes."""
 
 _aten = torch.ops.aten
 KERNELS: dict[str, Attend] = {
@@ -53,12 +56,57 @@ class SelfAttention(torch.nn.Module):
     def forward(self, qkv: Tensor) -> Tensor:
         """``[rows, positions, 3 · heads · channels]`` to a third as wide."""
         name = self.kernels.get(qkv.shape[1], OWN_CHOICE) if qkv.is_cuda else OWN_CHOICE
-        return KERNELS[name](*_split(qkv, self.heads)).transpose(1, 2).flatten(2)
+        attend = KERNELS[name]
+        if qkv.device.type == "cpu" and _blocks_are_faster(qkv.dtype):
+            attend = in_blocks
+        return attend(*_split(qkv, self.heads)).transpose(1, 2).flatten(2)
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     queries, keys, values = qkv.view(*qkv.shape[:2], 3, heads, -1).transpose(1, 3).unbind(2)
     return queries, keys, values
+
+
+def _blocks_are_faster(dtype: torch.dtype) -> bool:
+    """In bfloat16 by AVX-512: 1.65 times as fast as torch's kernel on an AMD EPYC.
+
+    With AMX that one uses it. A compiler would unroll the loop.
+    """
+    return (
+        dtype == torch.bfloat16
+        and onednn_computes_in(dtype)
+        and not torch.cpu._is_amx_tile_supported()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention by oneDNN's products, over so many queries at once that the scores stay in cache.
+
+    The scores are rounded to the inputs' type, as in the eager attention of diffusers. What comes
+    out of the UNet is as near to float32 as by torch's kernel: 0.43 to 0.50 % off by either, over
+    the built-in model in bfloat16, whose scores are up to 43.
+    """
+    rows, heads, positions, channels = queries.shape
+    queries = (queries * channels**-0.5).reshape(-1, positions, channels)
+    keys = keys.reshape(-1, positions, channels).transpose(1, 2)
+    values = values.transpose(2, 3).reshape(-1, channels, positions)
+    most = SCORES_OF_THREAD * torch.get_num_threads()
+    size = min(positions, max(1, most // positions))
+    together = max(1, most // (positions * size))
+    attended = torch.empty_like(values)
+    scores = queries.new_empty(min(together, rows * heads), size, positions)
+    for head in range(0, rows * heads, together):
+        heads_of_it = slice(head, head + together)
+        for first in range(0, positions, size):
+            of_block = queries[heads_of_it, first : first + size]
+            block = scores[: of_block.shape[0], : of_block.shape[1]]
+            torch.bmm(of_block, keys[heads_of_it], out=block)
+            torch.softmax(block, -1, out=block)
+            # Transposed: oneDNN is slow where few columns come out, such as a head's channels.
+            out = attended[heads_of_it, :, first : first + size]
+            torch.bmm(values[heads_of_it], block.transpose(1, 2), out=out)
+    return attended.view(rows, heads, channels, positions).transpose(2, 3)
 
 
 Shape = tuple[int, int, int]

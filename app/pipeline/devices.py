@@ -1,6 +1,7 @@
 """The device to run on, the number types on it, and the errors that say its memory is full."""
 
 import logging
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,15 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+
+
+def onednn_computes_in(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is here and takes this type, on an x86: what it has elsewhere is not known."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not there or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    bfloat16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or bool(bfloat16)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

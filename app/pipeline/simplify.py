@@ -170,16 +170,28 @@ class _Block(nn.Module):
         self.norm1, self.norm3 = block.norm1, block.norm3
         self.attention = _SelfAttention(block.attn1) if _can_fuse(block.attn1) else block.attn1
         self.condition = block.attn2  # after folding a slice of the condition, or nothing
-        self.proj, self.out = block.ff.net[0].proj, block.ff.net[2]
+        self.gated, self.out = GEGLU(block.ff.net[0].proj), block.ff.net[2]
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         hidden: Tensor = self.attention(self.norm1(tokens))
         hidden += tokens
         if self.condition is not None:
             hidden += self.condition(hidden, condition)
-        values, gates = self.proj(self.norm3(hidden)).chunk(2, dim=-1)
-        hidden += self.out(functional.gelu(gates).mul_(values))
+        hidden += self.out(self.gated(self.norm3(hidden)))
         return hidden
+
+
+class GEGLU(nn.Module):
+    """A linear layer whose outputs' first half is multiplied by the GELU of the second."""
+
+    def __init__(self, proj: nn.Linear) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``[…, channels]`` to half as wide as the layer's outputs."""
+        values, gates = self.proj(inputs).chunk(2, dim=-1)
+        return functional.gelu(gates).mul_(values)
 
 
 def _can_fuse(attention: Attention) -> bool:
