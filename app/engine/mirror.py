@@ -11,7 +11,7 @@ from app.engine import attempts
 from app.engine.generation import Generation, Status
 from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
-from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, tickets
+from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, encoded_now, tickets
 from app.scheduling.costs import Costs
 from app.scheduling.forecast import Forecast, Waiting, forecast
 
@@ -165,9 +165,20 @@ class Mirror:
         unencoded = [one for name, one in self._submitted.items() if name not in self._encoded]
         dropping = any(one.status is Status.CANCELLED for one in self._submitted.values())
         in_steps = [one for name, one in self._submitted.items() if name in self._encoded - waiting]
-        following = encoded_next(sorted(unencoded, key=_due), self._at_once)
+        following = self._encoded_next(sorted(unencoded, key=_due))
         in_hand = in_steps if dropping else in_steps + following
         return [one for one in in_hand if one.status is not Status.CANCELLED]
+
+    def _encoded_next(self, in_order: list[Generation]) -> list[Generation]:
+        """Those that the worker may have begun to encode: it may be a step ahead of its reports."""
+        if self.costs.beside:
+            return encoded_next(in_order, self._at_once)
+        line = self._line.copy()
+        now = encoded_now(in_order, self._at_once, line)
+        if not now and (batch := line.next()):
+            line.advance(batch)
+            now = encoded_now(in_order, self._at_once, line)
+        return now
 
     def worker_lost(self) -> list[Generation]:
         """The worker has ended, and all it had is to be submitted again; gives those running."""

@@ -12,7 +12,15 @@ from functools import cache
 from operator import attrgetter
 
 from app.parameters import Parameters, Phases, Size
-from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, encoded_next, tickets
+from app.scheduling.batcher import (
+    Batch,
+    Batcher,
+    Ticket,
+    decoded_next,
+    encoded_next,
+    encoded_now,
+    tickets,
+)
 from app.scheduling.costs import Costs
 
 
@@ -154,11 +162,11 @@ class _Run:
 
     def _turn(self) -> None:
         """The next turn, or several that are but a step."""
-        for waiting in encoded_next(self._to_encode, self._at_once):
+        for waiting in self._encodable():
             self._to_encode.popleft()
             self._encode(waiting)
         if batches := self._line.round():
-            one = self._to_encode or self._to_decode
+            one = self._to_decode or self._encodable()
             self._step(batches, 1 if one else self._line.steps_to_a_change(batches))
         together = decoded_next(self._to_decode, self._at_once)
         if together:
@@ -168,6 +176,12 @@ class _Run:
             self._missing[ticket.request_id] -= 1
             if self._missing[ticket.request_id] == 0:
                 self._finished[ticket.request_id] = done_at
+
+    def _encodable(self) -> list[Waiting]:
+        """Who is encoded before the next step."""
+        if self._costs.beside:
+            return encoded_next(self._to_encode, self._at_once)
+        return encoded_now(self._to_encode, self._at_once, self._line)
 
     def _encode(self, waiting: Waiting) -> None:
         encoded_at = self._spend(self._costs.encoding(waiting.parameters))

@@ -27,7 +27,14 @@ from app.ipc.messages import (
 from app.parameters import Parameters
 from app.pipeline import Decoded, Pipeline, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
-from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, encoded_next
+from app.scheduling.batcher import (
+    Batch,
+    Batcher,
+    Ticket,
+    decoded_next,
+    encoded_next,
+    encoded_now,
+)
 from app.scheduling.batcher import tickets as tickets_of
 from app.worker.jobs import Beginning, Decodings, Encodings, Jobs
 from app.worker.previews import begin_previews
@@ -149,7 +156,10 @@ class Worker:
         self._side.run(lambda: self._jobs.encode(submits), lambda done: self._encoded(began, done))
 
     def _prepared(self) -> list[Submit]:
-        """The next to be encoded, whose solver tables are there; works a little on others'."""
+        """The next to be encoded, whose solver tables are there; works a little on others'.
+
+        Where steps stand still meanwhile, nobody is before it must be.
+        """
         idle = not (len(self._batcher) or self._undecoded)
         left = math.inf if idle else PREPARING_SECONDS
         prepared: list[Submit] = []
@@ -159,7 +169,8 @@ class Worker:
             if self._pipeline.build_table(submit.parameters, left):
                 prepared.append(submit)
             left = max(0.0, left - (perf_counter() - began))
-        return prepared
+        beside = self._side.beside
+        return prepared if beside else encoded_now(prepared, self._at_once, self._batcher)
 
     def _encoded(self, began: float, encoded: Encodings) -> None:
         for submit, beginning in encoded.each:

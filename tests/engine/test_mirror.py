@@ -86,6 +86,31 @@ async def test_every_generation_is_due_once_and_in_order(mirror: Mirror) -> None
 async def test_running_are_those_in_the_step_and_the_next_to_be_encoded(mirror: Mirror) -> None:
     mirror.add(generation("e"))
     submit_due(mirror)
+    encode(mirror, "a")
+    assert names(mirror.running()) == "abc"
+
+
+async def test_nobody_is_being_encoded_while_the_step_is_full(mirror: Mirror) -> None:
+    submit_due(mirror)
+    encode(mirror, "ab")
+    assert names(mirror.running()) == "ab"
+
+
+async def test_the_worker_may_be_a_step_further_and_encode_for_the_room_that_this_made(
+    mirror: Mirror,
+) -> None:
+    submit_due(mirror)
+    encode(mirror, "ab")
+    for _ in range(PARAMETERS.calls - 1):
+        step(mirror, "ab")
+    assert names(mirror.running()) == "abcd"
+
+
+async def test_where_pictures_are_encoded_beside_the_steps_no_room_is_waited_for(
+    mirror: Mirror,
+) -> None:
+    mirror.worker_ready(replace(READY, beside=True))
+    submit_due(mirror)
     encode(mirror, "ab")
     assert names(mirror.running()) == "abcd"
 
@@ -106,7 +131,7 @@ async def test_those_that_are_due_first_are_running_and_encoded_before_others(
     encode_one(mirror, "late")
     encode_one(mirror, "soon")
     encode_one(mirror, "now")
-    assert [one.request_id for one in mirror.running()] == ["soon", "now", "late too"]
+    assert [one.request_id for one in mirror.running()] == ["soon", "now"]
     assert [one.request_id for one, _ in mirror.positions()] == ["now", "soon", "late", "late too"]
 
 
@@ -135,8 +160,8 @@ async def test_those_that_wait_past_the_cap_are_not_running(mirror: Mirror) -> N
 
 async def test_when_a_worker_is_lost_everything_is_due_again(mirror: Mirror) -> None:
     submit_due(mirror)
-    encode(mirror, "ab")
-    assert names(mirror.worker_lost()) == "abcd"
+    encode(mirror, "a")
+    assert names(mirror.worker_lost()) == "abc"
     mirror.worker_ready(READY)
     assert submit_due(mirror) == "abcd"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.parameters import Fit, Parameters, Phases, Scheduler, Size
-from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next
+from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, encoded_now
 from app.scheduling.forecast import Waiting
 
 SMALL, LARGE, WIDE = (64, 64), (128, 128), (128, 64)
@@ -147,6 +147,20 @@ def test_an_encode_has_as_many_requests_as_their_pictures_fit() -> None:
     assert encoded_next([one, five], at_once=4) == [one]
     assert encoded_next([five, one], at_once=4) == [five]
     assert encoded_next([], at_once=4) == []
+
+
+def test_an_encode_is_put_off_until_the_first_would_be_in_the_next_step() -> None:
+    batcher = Batcher([4])
+    waiting = [Waiting(str(number), asked(1), due=1.0) for number in range(6)]
+    assert encoded_now(waiting, 4, batcher) == waiting[:4]
+    batcher.add(ticket("one"))
+    assert encoded_now(waiting, 4, batcher) == waiting[:4]
+    batcher.add(ticket("other", steps=1))
+    assert encoded_now(waiting, 4, batcher) == []
+    assert encoded_now([replace(waiting[0], due=-1.0)], 4, batcher) != []
+    step(batcher)
+    assert encoded_now(waiting, 4, batcher) == waiting[:4]
+    assert encoded_now([], 4, batcher) == []
 
 
 def test_a_single_bucket_pads_every_step_to_it() -> None:
@@ -405,3 +419,22 @@ def test_a_round_is_what_single_steps_come_to(cap: int, schedule: list[Event]) -
                 assert singly.advance(batch) == (finished if count == 1 else [])
             assert [*together] == [*singly]
             assert together.next() == singly.next()
+
+
+@given(
+    tickets=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), max_size=8),
+    rows=st.integers(1, 4),
+    due=st.integers(0, 3),
+    cap=st.integers(1, 8),
+)
+def test_a_line_takes_whom_it_would_run(
+    tickets: list[tuple[int, int]], rows: int, due: int, cap: int
+) -> None:
+    batcher = Batcher([8])
+    batcher.cap = cap
+    for index, (of_other, due_of_other) in enumerate(tickets):
+        batcher.add(replace(ticket("other", index, rows=of_other), due=due_of_other))
+    takes = batcher.takes(due, rows)
+    newcomer = replace(ticket("newcomer", rows=rows), due=due)
+    batcher.add(newcomer)
+    assert takes == (newcomer in list(batcher.running()))

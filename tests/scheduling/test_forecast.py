@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.parameters import Fit, Mix, Parameters, Scheduler
-from app.scheduling.batcher import Batcher, Ticket, encoded_next, tickets
+from app.scheduling.batcher import Batcher, Ticket, encoded_now, tickets
 from app.scheduling.costs import Costs
 from app.scheduling.forecast import Forecast, Span, Waiting, forecast
 
@@ -225,7 +225,7 @@ def turn_by_turn(
     started: dict[str, float] = {}
     finished: dict[str, float] = {}
     while to_encode or len(line) or to_decode:
-        for waiting in encoded_next(to_encode, at_once):
+        for waiting in encoded_now(to_encode, at_once, line):
             to_encode.remove(waiting)
             now += costs.encoding(waiting.parameters)
             for ticket in tickets(waiting.request_id, waiting.parameters, waiting.due):

@@ -1,6 +1,6 @@
 """The worker's turns, taken one by one over a real pipeline with random weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -20,10 +20,19 @@ from app.ipc.messages import (
 )
 from app.parameters import Condition, ConditionRow, ModelConfig, Parameters, Scheduler
 from app.pipeline import Pipeline, Posterior, Row, Sample, Step
-from app.worker.loop import NOT_ENCODED
+from app.worker.loop import NOT_ENCODED, Inbox
+from app.worker.side import InTurn, Side
 from tests.support.checkpoints import WIDE
 from tests.support.requests import encoder_input
-from tests.support.workers import MIXED, PARAMETERS, Harness, assert_same, made_alone, submit
+from tests.support.workers import (
+    MIXED,
+    PARAMETERS,
+    Harness,
+    Posting,
+    assert_same,
+    made_alone,
+    submit,
+)
 
 
 def test_mixed_requests_share_steps_and_come_out_as_if_alone(pipeline: Pipeline) -> None:
@@ -138,6 +147,24 @@ def test_what_comes_together_is_encoded_together(pipeline: Pipeline) -> None:
     harness.turn_until(lambda: len(harness.answers) == 6)
     for request in requests:
         assert_same(harness.pictures(request.request_id), made_alone(pipeline, request))
+
+
+@pytest.mark.parametrize(
+    ("side", "encoded"), [(lambda _: InTurn(), "ab"), (Posting, "abcd")], ids=["in turn", "beside"]
+)
+def test_an_encode_that_holds_steps_up_waits_for_room_in_them(
+    pipeline: Pipeline, side: "Callable[[Inbox], Side]", encoded: str
+) -> None:
+    harness = Harness.over(pipeline, buckets=(2, 4), side=side)
+    harness.tell(submit("a"), submit("b"))
+    harness.turn_until(lambda: len(harness.said_of(StepStats)) == 1)
+    harness.tell(submit("c"), submit("d"))
+    harness.turn_until(lambda: len(harness.said_of(StepStats)) == 3)
+    assert "".join(each.request_id for each in harness.said_of(Encoded)) == encoded
+    harness.turn_until(lambda: len(harness.answers) == 4)
+    assert [stats.rows for stats in harness.said_of(StepStats)] == [4] * 8
+    for name in "abcd":
+        assert_same(harness.pictures(name), made_alone(pipeline, submit(name)))
 
 
 def test_what_is_due_first_is_stepped_first_and_what_is_put_aside_comes_out_the_same(
