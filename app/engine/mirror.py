@@ -36,7 +36,8 @@ class Mirror:
         self._unfinished: dict[str, Generation] = {}
         self._submitted: dict[str, Generation] = {}
         """Those that the worker has, in the order in which it got them; cancelled ones too."""
-        self._encoded: set[str] = set()
+        self._encoded: dict[str, list[Ticket]] = {}
+        """The samples of those that have joined the line, by their ids."""
         self._buckets: tuple[int, ...] = (1,)
         self._cap = 1
         self._line = self._empty_line()
@@ -118,7 +119,7 @@ class Mirror:
     def dropped(self, request_id: str) -> None:
         """The worker has nothing more to do for it."""
         self._submitted.pop(request_id, None)
-        self._encoded.discard(request_id)
+        self._encoded.pop(request_id, None)
         self._line.cancel(request_id)
         self._news = True
 
@@ -131,8 +132,9 @@ class Mirror:
             if generation.parameters.strength is not None:
                 size, seconds = generation.parameters.size, message.latents_seconds
                 self._learn(lambda: self.costs.learn_latents(size, seconds))
-            self._encoded.add(message.request_id)
-            for ticket in _tickets(generation):
+            joined = tickets(generation.request_id, generation.parameters, generation.due)
+            self._encoded[message.request_id] = joined
+            for ticket in joined:
                 self._line.add(ticket)
 
     def stepped(self, stats: StepStats) -> None:
@@ -140,9 +142,8 @@ class Mirror:
         self._learn(lambda: self.costs.learn_step(stats.size, stats.bucket, stats.seconds))
         self._line.cap = self._cap = stats.cap
         self.work_done += stats.rows
-        requests = {name for name, _ in stats.members} & self._submitted.keys()
-        of_request = {name: _tickets(self._submitted[name]) for name in requests}
-        taken = tuple(of_request[name][i] for name, i in stats.members if name in requests)
+        joined = self._encoded
+        taken = tuple(joined[name][i] for name, i in stats.members if name in joined)
         self._line.advance(Batch(taken, stats.size, stats.rows, stats.bucket, stats.waiting_rows))
 
     def decoded(self, stats: DecodeStats) -> None:
@@ -164,7 +165,8 @@ class Mirror:
         waiting = {ticket.request_id for ticket in self._line} - stepping
         unencoded = [one for name, one in self._submitted.items() if name not in self._encoded]
         dropping = any(one.status is Status.CANCELLED for one in self._submitted.values())
-        in_steps = [one for name, one in self._submitted.items() if name in self._encoded - waiting]
+        begun = self._encoded.keys() - waiting
+        in_steps = [one for name, one in self._submitted.items() if name in begun]
         following = self._encoded_next(sorted(unencoded, key=_due))
         in_hand = in_steps if dropping else in_steps + following
         return [one for one in in_hand if one.status is not Status.CANCELLED]
@@ -229,8 +231,8 @@ class Mirror:
         undecoded = [
             ticket
             for one in there
-            if one.request_id in self._encoded - in_line
-            for ticket in _tickets(one)
+            if one.request_id in self._encoded.keys() - in_line
+            for ticket in self._encoded[one.request_id]
         ]
         line = self._line.copy()
         for name in in_line - self._unfinished.keys():
@@ -270,10 +272,6 @@ class Mirror:
 
 
 _due = attrgetter("due")
-
-
-def _tickets(generation: Generation) -> list[Ticket]:
-    return tickets(generation.request_id, generation.parameters, generation.due)
 
 
 def _waiting(generation: Generation) -> Waiting:

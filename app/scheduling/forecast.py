@@ -166,8 +166,7 @@ class _Run:
             self._to_encode.popleft()
             self._encode(waiting)
         if batches := self._line.round():
-            one = self._to_decode or self._encodable()
-            self._step(batches, 1 if one else self._line.steps_to_a_change(batches))
+            self._step(batches, self._steps(batches))
         together = decoded_next(self._to_decode, self._at_once)
         if together:
             done_at = self._spend(len(together) * self._costs.decode(together[0].size))
@@ -176,6 +175,13 @@ class _Run:
             self._missing[ticket.request_id] -= 1
             if self._missing[ticket.request_id] == 0:
                 self._finished[ticket.request_id] = done_at
+
+    def _steps(self, batches: list[Batch]) -> int:
+        """How many steps are taken before there is something else to do, or they change."""
+        if self._to_decode or self._encodable():
+            return 1
+        steps = self._line.steps_to_a_change(batches)
+        return max(1, steps - len(batches)) if self._to_encode else steps
 
     def _encodable(self) -> list[Waiting]:
         """Who is encoded before the next step."""

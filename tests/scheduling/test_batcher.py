@@ -149,17 +149,18 @@ def test_an_encode_has_as_many_requests_as_their_pictures_fit() -> None:
     assert encoded_next([], at_once=4) == []
 
 
-def test_an_encode_is_put_off_until_the_first_would_be_in_the_next_step() -> None:
+def test_an_encode_is_put_off_until_there_is_room_or_one_has_its_last_step() -> None:
     batcher = Batcher([4])
     waiting = [Waiting(str(number), asked(1), due=1.0) for number in range(6)]
     assert encoded_now(waiting, 4, batcher) == waiting[:4]
     batcher.add(ticket("one"))
     assert encoded_now(waiting, 4, batcher) == waiting[:4]
-    batcher.add(ticket("other", steps=1))
+    batcher.add(ticket("other", steps=2))
     assert encoded_now(waiting, 4, batcher) == []
     assert encoded_now([replace(waiting[0], due=-1.0)], 4, batcher) != []
-    step(batcher)
-    assert encoded_now(waiting, 4, batcher) == waiting[:4]
+    for _ in range(2):
+        step(batcher)
+        assert encoded_now(waiting, 4, batcher) == waiting[:4]
     assert encoded_now([], 4, batcher) == []
 
 
@@ -427,7 +428,7 @@ def test_a_round_is_what_single_steps_come_to(cap: int, schedule: list[Event]) -
     due=st.integers(0, 3),
     cap=st.integers(1, 8),
 )
-def test_a_line_takes_whom_it_would_run(
+def test_a_line_in_which_nobody_has_the_last_step_takes_whom_it_would_run(
     tickets: list[tuple[int, int]], rows: int, due: int, cap: int
 ) -> None:
     batcher = Batcher([8])
