@@ -2,9 +2,10 @@
 benchmarks.cpu``.
 
 All have the same random weights of Stable Diffusion 1's architecture, the same inputs and the same
-number of threads, and take turns in one process. OpenVINO, of the extra ``openvino``, gets a model
-of fixed shapes for each number of rows, which is what it is fastest with. Compiling diffusers' UNet
-takes minutes for each number of rows, so it is left to ``--compiled``.
+number of threads, and take turns in one process. Each precision has results of its own, such as
+``cpu-float32``. OpenVINO, of the extra ``openvino``, gets a model of fixed shapes for each number
+of rows, which is what it is fastest with. Compiling diffusers' UNet takes minutes for each number
+of rows, so it is left to ``--compiled``.
 """
 
 import gc
@@ -29,7 +30,7 @@ from benchmarks.contenders import (
     random_unet,
     served,
 )
-from benchmarks.report import PACKAGES, Plot, PublishAnyway, Run, recording, write
+from benchmarks.report import PACKAGES, Plot, PublishAnyway, recording, write
 
 ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """Most that outputs may differ from diffusers' in the same precision, relatively."""
@@ -103,6 +104,8 @@ def measure(
     for number in rows:
         given = inputs(unet, number)
         if "openvino" in also:
+            contenders.pop("OpenVINO", None)  # of other rows, whose weights can go before
+            gc.collect()
             # It converts float32, whatever it is to compute in.
             exact = unet if dtype == torch.float32 else random_unet(kind, torch.float32)
             exact.load_state_dict(unet.state_dict())
@@ -189,20 +192,15 @@ def main(
     else:
         print("Without OpenVINO, which is not installed: the extra `openvino` has it")
     wanted: Kind = "tiny" if kind == "tiny" else "full-size"
-    name = "cpu" if wanted == "full-size" else "cpu-tiny"
-    found: list[Figure] = []
-
-    def hand_in(run: Run) -> None:
-        figures = [asdict(each) for each in found]
+    prefix = "cpu" if wanted == "full-size" else "cpu-tiny"
+    for each in dtypes.split(","):
+        dtype: torch.dtype = getattr(torch, each)
+        with recording([*PACKAGES, "openvino"]) as run:
+            run.machine["threads"] = f"{torch.get_num_threads()} threads"
+            found = measure(wanted, dtype, [int(n) for n in rows.split(",")], rounds, also)
+        figures = [asdict(one) for one in found]
+        name = f"{prefix}-{each}"
         write(name, run, figures, table(found), plots(found), publish_anyway=publish_anyway)
-
-    with recording([*PACKAGES, "openvino"]) as run:
-        run.machine["threads"] = f"{torch.get_num_threads()} threads"
-        for each in dtypes.split(","):
-            dtype: torch.dtype = getattr(torch, each)
-            found += measure(wanted, dtype, [int(n) for n in rows.split(",")], rounds, also)
-            hand_in(run)
-    hand_in(run)
 
 
 if __name__ == "__main__":
