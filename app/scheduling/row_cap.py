@@ -6,7 +6,7 @@ from enum import StrEnum
 SMALLEST_CAP = 2
 """Rows of one sample with guidance; a cap below would never let it run."""
 
-WORTHWHILE = 0.91
+WORTHWHILE = 0.92
 """Of the most rows a second that any number of rows gives: past that, rows only make steps long."""
 
 ONE_REQUEST = 8
@@ -45,7 +45,7 @@ class CapReason(StrEnum):
 def find_row_cap(
     seconds: Mapping[int, float], *, fits: bool = True, most: int | None = None
 ) -> tuple[int, CapReason]:
-    """The fewest rows that give 91 % of the most rows a second, and why not others.
+    """The fewest rows that give 92 % of the most rows a second, and why not others.
 
     ``seconds`` are those of a step by its rows; where not ``fits``, more did not fit in memory.
     There are no more than ``most``. Few enough rows for a short step, and enough for one full

@@ -14,7 +14,9 @@ from app.scheduling.row_cap import (
 def test_the_fewest_rows_that_give_nearly_the_most_rows_a_second() -> None:
     one_core = {2: 0.0177, 4: 0.0228, 8: 0.034, 16: 0.0565, 32: 0.1028, 64: 0.2126}
     assert find_row_cap(one_core) == (32, CapReason.THROUGHPUT)
-    a_large_gpu = {2: 0.005, 4: 0.008, 8: 0.0145, 16: 0.027, 32: 0.0514, 64: 0.099}
+    two_cores = {2: 0.013, 4: 0.0162, 8: 0.0245, 16: 0.041, 32: 0.0765, 64: 0.15}
+    assert find_row_cap(two_cores) == (32, CapReason.THROUGHPUT)
+    a_large_gpu = {2: 0.005, 4: 0.008, 8: 0.0145, 16: 0.027, 32: 0.0514}
     assert find_row_cap(a_large_gpu) == (16, CapReason.THROUGHPUT)
 
 
