@@ -172,15 +172,20 @@ class Mirror:
         return [one for one in in_hand if one.status is not Status.CANCELLED]
 
     def _encoded_next(self, in_order: list[Generation]) -> list[Generation]:
-        """Those that the worker may have begun to encode: it may be a step ahead of its reports."""
+        """Those that the worker may have begun to encode.
+
+        It may be a step ahead of its reports, and the first may wait for a solver table.
+        """
+        following = encoded_next(in_order, self._at_once)
         if self.costs.beside:
-            return encoded_next(in_order, self._at_once)
-        line = self._line.copy()
-        now = encoded_now(in_order, self._at_once, line)
-        if not now and (batch := line.next()):
-            line.advance(batch)
-            now = encoded_now(in_order, self._at_once, line)
-        return now
+            return following
+        later = self._line.copy()
+        if batch := later.next():
+            later.advance(batch)
+        begun = any(
+            encoded_now([one], 1, line) for one in following for line in (self._line, later)
+        )
+        return following if begun else []
 
     def worker_lost(self) -> list[Generation]:
         """The worker has ended, and all it had is to be submitted again; gives those running."""

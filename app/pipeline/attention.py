@@ -1,4 +1,4 @@
-"""Self-attention by the kernel that is fastest on this GPU: measured, not believed.
+"""Self-attention by the kernel that is fastest: on a GPU measured, not believed.
 
 Which of torch's kernels that is hangs on the head's channels, the positions, the number type and
 the card, and torch chooses by rules of thumb. They are called by their operators here, as
@@ -29,7 +29,7 @@ OWN_CHOICE = "torch's own choice"
 CALLS = 10
 
 SCORES_OF_THREAD = 2**20
-"""So many bfloat16 scores are two megabytes."""
+"""Scores for each thread, two megabytes in bfloat16, that are to stay in cache: tried with two."""
 
 _aten = torch.ops.aten
 KERNELS: dict[str, Attend] = {
@@ -73,10 +73,11 @@ def _blocks_are_faster(dtype: torch.dtype) -> bool:
     With AMX that one uses it. A compiler would unroll the loop.
     """
     return (
-        dtype == torch.bfloat16
+        not torch.compiler.is_compiling()  # first: a compiler could not follow the others
+        and dtype == torch.bfloat16
+        and torch.cpu._is_avx512_bf16_supported()
         and onednn_computes_in(dtype)
         and not torch.cpu._is_amx_tile_supported()
-        and not torch.compiler.is_compiling()
     )
 
 

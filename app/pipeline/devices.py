@@ -1,4 +1,4 @@
-"""The device to run on, the number types on it, and the errors that say its memory is full."""
+"""The device to run on, its number types and threads, and the errors of a full memory."""
 
 import logging
 import platform

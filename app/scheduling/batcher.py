@@ -252,11 +252,13 @@ class Batcher:
         """Whether a further sample with so many rows, due then, would take part in steps once those
         who have but one left are gone.
         """
-        before = 0
+        before = standing = 0
         for ticket, place in self._line().items():
             if ticket.due > due or before > self.cap:
                 break
-            before += 0 if place.is_last(ticket.phases) else place.rows
+            standing += place.rows
+            runs = standing <= max(self.cap, place.rows)
+            before += 0 if runs and place.is_last(ticket.phases) else place.rows
         return before == 0 or before + rows <= self.cap
 
     def _line(self) -> "dict[Ticket, _Place]":

@@ -158,7 +158,7 @@ class Worker:
     def _prepared(self) -> list[Submit]:
         """The next to be encoded, whose solver tables are there; works a little on others'.
 
-        Where steps stand still meanwhile, nobody is long before there is room.
+        Where steps stand still meanwhile, nobody is encoded long before there is room.
         """
         idle = not (len(self._batcher) or self._undecoded)
         left = math.inf if idle else PREPARING_SECONDS

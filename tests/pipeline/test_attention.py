@@ -73,6 +73,26 @@ def test_attention_in_blocks_is_as_near_to_what_is_exact_as_its_type_can_be(
     assert float((found.float() - exact).norm() / exact.norm()) < 0.01
 
 
+def test_a_compiler_sees_one_graph_in_bfloat16_too() -> None:
+    explained = torch._dynamo.explain(attention.SelfAttention(4))(
+        torch.randn(2, 36, 3 * 4 * 8).bfloat16()
+    )
+    assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("positions", [64, 400])
+@torch.inference_mode()
+def test_attention_in_blocks_does_not_hang_on_the_place_in_a_bucket(positions: int) -> None:
+    attend = attention.SelfAttention(8)
+    row, others = (torch.randn(n, positions, 3 * 8 * 40).bfloat16() for n in (1, 4))
+    made = []
+    for place in range(4):
+        bucket = others.clone()
+        bucket[place] = row[0]
+        made.append(attend(bucket)[place])
+    assert all(torch.equal(each, made[0]) for each in made)
+
+
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     """Neither of the test before nor for the next one."""

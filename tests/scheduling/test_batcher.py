@@ -164,6 +164,13 @@ def test_an_encode_is_put_off_until_there_is_room_or_one_has_its_last_step() -> 
     assert encoded_now([], 4, batcher) == []
 
 
+def test_those_who_wait_make_no_room_by_their_last_step() -> None:
+    batcher = Batcher([4])
+    for number in range(20):
+        batcher.add(ticket("one step", number, rows=1, steps=1))
+    assert not batcher.takes(due=0.0, rows=1)
+
+
 def test_a_single_bucket_pads_every_step_to_it() -> None:
     batcher = Batcher([8])
     batcher.add(ticket("a", rows=1))
