@@ -11,7 +11,7 @@ from app.engine import attempts
 from app.engine.generation import Generation, Status
 from app.ipc.messages import DecodeStats, Encoded, Ready, StepStats
 from app.parameters import Parameters
-from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, encoded_now, tickets
+from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, tickets
 from app.scheduling.costs import Costs
 from app.scheduling.forecast import Forecast, Waiting, forecast
 
@@ -182,9 +182,7 @@ class Mirror:
         later = self._line.copy()
         if batch := later.next():
             later.advance(batch)
-        begun = any(
-            encoded_now([one], 1, line) for one in following for line in (self._line, later)
-        )
+        begun = any(line.takes(one) for line in (self._line, later) for one in following)
         return following if begun else []
 
     def worker_lost(self) -> list[Generation]:

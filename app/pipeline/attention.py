@@ -73,7 +73,7 @@ def _blocks_are_faster(dtype: torch.dtype) -> bool:
     With AMX that one uses it. A compiler would unroll the loop.
     """
     return (
-        not torch.compiler.is_compiling()  # first: a compiler could not follow the others
+        not torch.compiler.is_compiling()  # first, so that the others are not traced
         and dtype == torch.bfloat16
         and torch.cpu._is_avx512_bf16_supported()
         and onednn_computes_in(dtype)

@@ -104,7 +104,7 @@ def onednn_computes_in(dtype: torch.dtype) -> bool:
 
 
 @contextmanager
-def few_threads(encoder: torch.nn.Module) -> Iterator[None]:
+def one_thread_if_small(encoder: torch.nn.Module) -> Iterator[None]:
     """Have a small vision transformer on a CPU computed by one thread in here.
 
     Its products are so short that two threads gain two milliseconds; but beside other work, which

@@ -26,14 +26,14 @@ def pack(module: nn.Module) -> None:
     Those of a type in which oneDNN does not compute here stay as they are.
     """
     for name, child in list(module.named_children()):
-        packed = _packed(child)
+        packed = _replacement(child)
         if packed is not None:  # now its plain weights can go
             setattr(module, name, packed)
         else:
             pack(child)
 
 
-def _packed(layer: nn.Module) -> nn.Module | None:
+def _replacement(layer: nn.Module) -> nn.Module | None:
     match layer:
         case nn.Conv2d() if onednn_computes_in(layer.weight.dtype) and _is_plain(layer):
             return _Convolution.of(layer)

@@ -26,7 +26,14 @@ from app.pipeline.checkpoint import Parts, load_parts
 from app.pipeline.conditions import rows_of
 from app.pipeline.decoding import decode
 from app.pipeline.denoiser import Denoiser
-from app.pipeline.devices import choose_device, choose_dtypes, fetched, few_threads, place, sent
+from app.pipeline.devices import (
+    choose_device,
+    choose_dtypes,
+    fetched,
+    one_thread_if_small,
+    place,
+    sent,
+)
 from app.pipeline.folding import fold
 from app.pipeline.hub import Report, find_checkpoint, identity
 from app.pipeline.known import known
@@ -172,7 +179,7 @@ class Pipeline:
         """
         encoder = self._parts.image_encoder
         batch = sent(torch.from_numpy(np.stack(pixels)).to(encoder.dtype), encoder.device)
-        with few_threads(encoder):
+        with one_thread_if_small(encoder):
             embeddings: NDArray[np.float32] = fetched(encoder(batch).image_embeds.float()).numpy()
         if not np.isfinite(embeddings).all():
             raise GenerationFailed("the picture's embedding is not finite; try another picture")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from app.parameters import NearDuplicate
 from app.pictures import Picture
-from app.pipeline.devices import fetched, few_threads, sent
+from app.pipeline.devices import fetched, one_thread_if_small, sent
 
 UNCHECKED = "the safety checker could not judge the picture: its numbers are not finite"
 
@@ -66,7 +66,7 @@ class Safety:
         # The checker blackens what it flags in the list it is given: not these pictures.
         blackened: list[Picture] = [np.zeros(1, np.uint8) for _ in pictures]
         given = sent(pixels.to(weight.dtype), weight.device)
-        with few_threads(self._checker.vision_model):
+        with one_thread_if_small(self._checker.vision_model):
             _, flags = self._checker(clip_input=given, images=blackened)
         answers = zip(pictures, flags, self._sound, strict=True)
         return [_judged(*answer) for answer in answers]

@@ -121,10 +121,7 @@ def encoded_now(in_order: Sequence[E], at_once: int, line: "Batcher") -> list[E]
     on a CPU that does all this an encode then took four times as long. Meanwhile others come, and
     several pictures encoded together take less time than one after the other.
     """
-    if not in_order:
-        return []
-    (_, rows), *_ = in_order[0].parameters.phases
-    return encoded_next(in_order, at_once) if line.takes(in_order[0].due, rows) else []
+    return encoded_next(in_order, at_once) if in_order and line.takes(in_order[0]) else []
 
 
 def decoded_next(undecoded: Sequence[Ticket], at_once: int) -> list[Ticket]:
@@ -248,13 +245,14 @@ class Batcher:
                 return
             yield ticket
 
-    def takes(self, due: float, rows: int) -> bool:
-        """Whether a further sample with so many rows, due then, would take part in steps once those
-        who have but one left are gone.
+    def takes(self, request: Encodable) -> bool:
+        """Whether a sample of ``request`` would take part in steps, were it here, once those who
+        have but one left are gone.
         """
+        (_, rows), *_ = request.parameters.phases
         before = standing = 0
         for ticket, place in self._line().items():
-            if ticket.due > due or before > self.cap:
+            if ticket.due > request.due or before > self.cap:
                 break
             standing += place.rows
             runs = standing <= max(self.cap, place.rows)

@@ -27,14 +27,7 @@ from app.ipc.messages import (
 from app.parameters import Parameters
 from app.pipeline import Decoded, Pipeline, Sample, Step
 from app.pipeline.devices import ran_out_of_memory
-from app.scheduling.batcher import (
-    Batch,
-    Batcher,
-    Ticket,
-    decoded_next,
-    encoded_next,
-    encoded_now,
-)
+from app.scheduling.batcher import Batch, Batcher, Ticket, decoded_next, encoded_next, encoded_now
 from app.scheduling.batcher import tickets as tickets_of
 from app.worker.jobs import Beginning, Decodings, Encodings, Jobs
 from app.worker.previews import begin_previews

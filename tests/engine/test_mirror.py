@@ -106,6 +106,22 @@ async def test_the_worker_may_be_a_step_further_and_encode_for_the_room_that_thi
     assert names(mirror.running()) == "abcd"
 
 
+async def test_one_that_fits_may_be_encoded_before_one_whose_solver_table_is_not_there(
+    mirror: Mirror,
+) -> None:
+    submit_due(mirror)
+    encode(mirror, "a")
+    plain = replace(PARAMETERS, guidance_scale=1.0)
+    for one in [known(mirror, name) for name in "bcd"]:
+        mirror.remove(one)
+    for name, parameters in ("one row", plain), ("two rows", PARAMETERS), ("fits", plain):
+        one = Generation(name, parameters, condition_for(parameters), NoOwner())
+        mirror.add(one)
+    submit_due(mirror)
+    encode_one(mirror, "one row")
+    assert [one.request_id for one in mirror.running()] == ["a", "one row", "two rows", "fits"]
+
+
 async def test_where_pictures_are_encoded_beside_the_steps_no_room_is_waited_for(
     mirror: Mirror,
 ) -> None:

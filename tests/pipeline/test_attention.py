@@ -73,11 +73,14 @@ def test_attention_in_blocks_is_as_near_to_what_is_exact_as_its_type_can_be(
     assert float((found.float() - exact).norm() / exact.norm()) < 0.01
 
 
-def test_a_compiler_sees_one_graph_in_bfloat16_too() -> None:
+def test_a_compiler_sees_one_product_of_attention_and_no_blocks() -> None:
     explained = torch._dynamo.explain(attention.SelfAttention(4))(
         torch.randn(2, 36, 3 * 4 * 8).bfloat16()
     )
+    [graph] = explained.graphs
     assert explained.graph_break_count == 0
+    assert "scaled_dot_product_attention" in graph.code
+    assert "bmm" not in graph.code
 
 
 @pytest.mark.parametrize("positions", [64, 400])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from app.pipeline import devices
-from app.pipeline.devices import few_threads
+from app.pipeline.devices import one_thread_if_small
 
 
 @pytest.fixture(autouse=True)
@@ -23,17 +23,17 @@ def test_a_small_encoder_is_computed_by_one_thread_even_if_it_fails() -> None:
         assert torch.get_num_threads() == 1
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), few_threads(nn.Linear(8, 8)):
+    with pytest.raises(ZeroDivisionError), one_thread_if_small(nn.Linear(8, 8)):
         fail()
     assert torch.get_num_threads() == 2
 
 
 def test_a_large_one_has_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "SMALL", 8 * 8)
-    with few_threads(nn.Linear(8, 8)):
+    with one_thread_if_small(nn.Linear(8, 8)):
         assert torch.get_num_threads() == 2
 
 
 def test_one_on_another_device_changes_nothing_here() -> None:
-    with few_threads(nn.Linear(8, 8, device="meta")):
+    with one_thread_if_small(nn.Linear(8, 8, device="meta")):
         assert torch.get_num_threads() == 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.parameters import Fit, Parameters, Phases, Scheduler, Size
+from app.parameters import Fit, Mix, Parameters, Phases, Scheduler, Size
 from app.scheduling.batcher import Batch, Batcher, Ticket, encoded_next, encoded_now
 from app.scheduling.forecast import Waiting
 
@@ -33,6 +33,10 @@ def steps_of(ticket: Ticket) -> int:
 def asked(images: int) -> Parameters:
     weight = (1 / images,) * images
     return Parameters(1, 3.0, 4, Scheduler.DDIM, 0, *SMALL, Fit.SQUASH, weight=weight)
+
+
+def in_rows(rows: int) -> Parameters:
+    return replace(asked(rows), guidance_scale=1.0, mix=Mix.ROWS)
 
 
 def step(batcher: Batcher) -> Batch:
@@ -168,7 +172,7 @@ def test_those_who_wait_make_no_room_by_their_last_step() -> None:
     batcher = Batcher([4])
     for number in range(20):
         batcher.add(ticket("one step", number, rows=1, steps=1))
-    assert not batcher.takes(due=0.0, rows=1)
+    assert not batcher.takes(Waiting("newcomer", in_rows(1)))
 
 
 def test_a_single_bucket_pads_every_step_to_it() -> None:
@@ -442,7 +446,7 @@ def test_a_line_in_which_nobody_has_the_last_step_takes_whom_it_would_run(
     batcher.cap = cap
     for index, (of_other, due_of_other) in enumerate(tickets):
         batcher.add(replace(ticket("other", index, rows=of_other), due=due_of_other))
-    takes = batcher.takes(due, rows)
+    takes = batcher.takes(Waiting("newcomer", in_rows(rows), due))
     newcomer = replace(ticket("newcomer", rows=rows), due=due)
     batcher.add(newcomer)
     assert takes == (newcomer in list(batcher.running()))
